@@ -1,0 +1,81 @@
+"""Orbax behind three verbs: save, restore against an abstract state, latest."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from avdiff_jax.errors import UserError
+
+
+class Checkpoints:
+    """Numbered checkpoints of one folder, each a state (pytree) and metadata (JSON).
+
+    A save is on disk when `save` returns; a half-written one is never seen again (Orbax
+    renames a finished folder into place).
+    """
+
+    def __init__(self, folder: pathlib.Path, keep: int):
+        """Args: folder: made if absent; keep: how many of the newest stay."""
+        self.folder = pathlib.Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, create=True
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()
+
+    def save(self, number: int, state: Any, metadata: dict) -> None:
+        """Writes checkpoint `number`; one that exists already is replaced.
+
+        Raises:
+          UserError: the disk is full or read-only.
+        """
+        if number in self._manager.all_steps():
+            self._manager.delete(number)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata)
+        )
+        try:
+            saved = self._manager.save(number, args=items, force=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write checkpoint {number} in {self.folder}: {error.strerror or error}; "
+                "make space or choose another --workdir, then go on with --resume"
+            ) from error
+        if not saved:
+            raise RuntimeError(f"checkpoint {number} in {self.folder} was not written")
+
+    def latest(self) -> int | None:
+        """Number of the newest checkpoint."""
+        return self._manager.latest_step()
+
+    def metadata(self, number: int) -> dict:
+        """The JSON of checkpoint `number`."""
+        args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        return self._manager.restore(number, args=args).metadata
+
+    def restore(self, number: int, like: Any) -> Any:
+        """The state of checkpoint `number`.
+
+        Args:
+          like: arrays (or abstract arrays with shardings) of the expected structure.
+
+        Raises:
+          UserError: the checkpoint holds other names or shapes, or is missing or damaged.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        try:
+            return self._manager.restore(number, args=args).state
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"checkpoint {number} in {self.folder} does not fit this configuration: {line}; "
+                "use the configuration and data that it was made with"
+            ) from error

@@ -1,0 +1,1 @@
+"""From files to fixed-shape batches."""

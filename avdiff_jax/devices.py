@@ -1,0 +1,71 @@
+"""Which device, the mesh, shardings, the compilation cache."""
+
+import os
+import pathlib
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from avdiff_jax.errors import UserError
+
+
+def describe() -> str:
+    """One line that names platform, kind and number of the devices."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].platform}: {devices[0].device_kind}"
+
+
+def mesh() -> Mesh:
+    """All devices on one axis, "data"."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on each device: the state, features on the device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, axis: int) -> NamedSharding:
+    """Axis number `axis` split over the devices: the batch."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def check_divides(batch: int, mesh: Mesh, field: str) -> None:
+    """A batch must split evenly.
+
+    Raises:
+      UserError: it does not; names both numbers and the field.
+    """
+    if batch % mesh.size:
+        raise UserError(
+            f"{field}={batch} does not divide by the {mesh.size} devices; make it a multiple"
+        )
+
+
+def configure(deterministic: bool = False) -> None:
+    """Process-wide settings, before the first computation: persistent compilation cache in
+    the user's cache folder, float32 matrix products in full precision, quiet CPU fallback."""
+    if deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    jax.config.update("jax_default_matmul_precision", "highest")
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", f"{home}/avdiff_jax/xla"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home costs compile time, nothing else
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def free_bytes() -> int:
+    """Memory of one device that is not in use; of the machine, on a CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 4 << 30

@@ -1,0 +1,176 @@
+"""The text-conditioned DDPM on c_o (Section 3.2 of the paper): schedule, forward noising,
+noise loss, reverse step, sampler. Random draws are arguments throughout."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from avdiff_jax.losses import squared_error
+from avdiff_jax.nn.layers import Linear, dropout
+
+SLOPE = 0.01
+
+
+class Schedule(NamedTuple):
+    """Per-step constants, float32 [T] each; step t = 0 is the least noisy."""
+
+    beta: np.ndarray
+    alpha: np.ndarray
+    alpha_bar: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.beta)
+
+
+SCHEDULES = ("linear", "scaled", "cosine")
+
+
+def schedule(steps: int, kind: str = "linear") -> Schedule:
+    """Noise schedule: beta_t, alpha_t = 1 - beta_t and alpha_bar_t = prod alpha. Eq. (6).
+
+    Args:
+      steps: T.
+      kind: "linear", from 1e-4 to 0.02 whatever T is (as published: alpha_bar_T is 0.36,
+        0.13 and 0.05 for T = 100, 200 and 300, although sampling starts from pure noise);
+        "scaled", the same line times 1000 / T, which reaches pure noise for any T;
+        "cosine", alpha_bar ~ cos^2.
+
+    Raises:
+      ValueError: unknown kind, or T < 1.
+    """
+    if steps < 1:
+        raise ValueError(f"the number of diffusion steps T={steps} must be at least 1")
+    if kind == "linear":
+        beta = np.linspace(1e-4, 0.02, steps)
+    elif kind == "scaled":
+        beta = np.clip(np.linspace(1e-4, 0.02, steps) * 1000 / steps, 0, 0.999)
+    elif kind == "cosine":
+        f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.clip(1 - f[1:] / f[:-1], 0, 0.999)
+    else:
+        raise ValueError(f"unknown schedule {kind!r}; one of {', '.join(SCHEDULES)}")
+    alpha = 1 - beta
+    return Schedule(*(x.astype(np.float32) for x in (beta, alpha, np.cumprod(alpha))))
+
+
+def noised(
+    x0: Float[Array, "b d"], t: Int[Array, " b"], noise: Float[Array, "b d"], s: Schedule
+) -> Float[Array, "b d"]:
+    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps. Eq. (7)."""
+    a = jnp.asarray(s.alpha_bar)[t][:, None]
+    return jnp.sqrt(a) * x0 + jnp.sqrt(1 - a) * noise
+
+
+def reversed_step(x, eps, noise, beta, alpha, alpha_bar):
+    """One reverse step with sigma_t^2 = beta_t. Eq. (9).
+
+    Args:
+      x, eps, noise: [b, d]: x_t, the predicted noise and a draw from N(0, I).
+      beta, alpha, alpha_bar: scalars of step t.
+
+    Returns:
+      x_{t-1} [b, d].
+    """
+    mean = (x - beta / jnp.sqrt(1 - alpha_bar) * eps) / jnp.sqrt(alpha)
+    return mean + jnp.sqrt(beta) * noise
+
+
+class NoisePredictor(nn.Module):
+    """eps_theta(x_t, t, w): LeakyReLU of the concatenation, Linear, LeakyReLU, Dropout, Linear.
+
+    t enters as a plain number 0..T-1. The input only meets t and w in the first Linear, so
+    W f([x; t; w]) = W_x f(x) + t W_t + W_w f(w): `prepared` computes the last term once for
+    a whole sampling run.
+    """
+
+    hidden: int
+    width: int
+    condition: int
+    rate: float
+
+    def setup(self):
+        """Two Linear layers; the first is kept whole, as published weights are."""
+        self.first = Linear(self.hidden)
+        self.second = Linear(self.width)
+
+    def __call__(self, x, t, w, key=None):
+        """x [b, width], t [b], w [b, condition]; key draws dropout. Returns eps [b, width]."""
+        joined = jnp.concatenate([x, t[:, None].astype(x.dtype), w], axis=-1)
+        return self._rest(self.first(nn.leaky_relu(joined, SLOPE)), key)
+
+    def prepared(self, w):
+        """w [b, condition] -> (W_x, W_t, W_w f(w) + bias)."""
+        p = self.first.variables["params"]
+        split = [self.width, self.width + 1]
+        w_x, w_t, w_w = jnp.split(p["kernel"], split, axis=0)
+        return w_x, w_t, nn.leaky_relu(w, SLOPE) @ w_w + p["bias"][None]
+
+    def step(self, x, t, prepared, key=None):
+        """As `__call__` at one scalar t for the whole batch, on `prepared` terms."""
+        w_x, w_t, constant = prepared
+        return self._rest(nn.leaky_relu(x, SLOPE) @ w_x + t * w_t + constant, key)
+
+    def _rest(self, hidden, key):
+        hidden = nn.leaky_relu(hidden, SLOPE)
+        if key is not None:
+            hidden = dropout(key, hidden, self.rate)
+        return self.second(hidden)
+
+
+def noise_loss(predict, x0, w, t, noise, s: Schedule) -> Float[Array, " b"]:
+    """Mean over dimensions of (eps - eps_theta(x_t, t, w))^2, per example. Eq. (8).
+
+    The paper writes a squared norm, the published code takes the mean. x_0 is not
+    detached: the loss also shapes the features that it is computed on.
+    """
+    return squared_error(noise, predict(noised(x0, t, noise, s), t, w))
+
+
+class Draws(NamedTuple):
+    """The random draws of one sampling run for b features of width d."""
+
+    x_T: jax.Array  # [b, d]
+    noise: jax.Array  # [T, b, d], in order of use: t = T-1 first
+    keys: jax.Array  # [T] dropout keys
+
+
+def draws(key: jax.Array, s: Schedule, count: int, width: int) -> Draws:
+    """Draws for `sample`."""
+    start, noise, drop = jax.random.split(key, 3)
+    return Draws(
+        jax.random.normal(start, (count, width)),
+        jax.random.normal(noise, (s.steps, count, width)),
+        jax.random.split(drop, s.steps),
+    )
+
+
+def sample(step, d: Draws, s: Schedule, final_noise: bool) -> Float[Array, "b d"]:
+    """Runs the reverse chain from x_T to x_0 as one `lax.scan`.
+
+    Args:
+      step: (x [b, d], t scalar float, dropout key) -> predicted noise [b, d].
+      d: the draws.
+      s: the schedule.
+      final_noise: also add noise at t = 0, as Eq. 9 is written and as published.
+
+    Returns:
+      x_0 [b, d].
+    """
+    t = np.arange(s.steps)[::-1]
+    constants = (s.beta[t], s.alpha[t], s.alpha_bar[t])
+    scale = np.ones(s.steps, np.float32)
+    scale[-1] = float(final_noise)
+
+    def body(x, inputs):
+        t, noise, key, scale, beta, alpha, alpha_bar = inputs
+        eps = step(x, t, key)
+        return reversed_step(x, eps, scale * noise, beta, alpha, alpha_bar), None
+
+    inputs = (t.astype(np.float32), d.noise, d.keys, scale, *constants)
+    return jax.lax.scan(body, d.x_T, inputs)[0]

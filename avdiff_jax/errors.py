@@ -1,0 +1,28 @@
+"""What a user sees when something that they can put right goes wrong."""
+
+import contextlib
+import sys
+
+
+class UserError(ValueError):
+    """A failure that the user caused and can mend.
+
+    The message is one sentence that names the file or flag, the two values that
+    disagree and what to change.
+    """
+
+
+@contextlib.contextmanager
+def one_sentence():
+    """Turns a `UserError` into one line on stderr and exit code 2.
+
+    Anything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None

@@ -1,0 +1,1 @@
+"""Layers and masks that the methods share."""

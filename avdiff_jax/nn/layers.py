@@ -1,0 +1,263 @@
+"""The layers of Sections 3.1 and 3.2: embedding nets, token codes, masked attention, heads.
+
+Initialisation follows PyTorch's defaults, which the published weights were drawn from.
+Dropout and BatchNorm are our own: the first draws half the random bits of the library's,
+the second counts valid tokens only, so that results do not depend on the padding.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+EPS = 1e-5
+HIDDEN = jnp.finfo(jnp.float32).min  # finite: a row without any visible key stays finite
+
+
+def _uniform(bound):
+    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def dropout(key: jax.Array, x: Float[Array, "..."], rate: float) -> Float[Array, "..."]:
+    """Sets each element to zero with probability `rate` (to 2^-16), scales up the others.
+
+    Two 16-bit draws are cut from each 32-bit random word: random numbers are a large part
+    of a training step on a CPU.
+    """
+    if rate == 0.0:
+        return x
+    threshold = round(rate * 65536)
+    width = x.shape[-1]
+    words = jax.random.bits(key, (*x.shape[:-1], (width + 1) // 2), jnp.uint32)
+    draws = jax.lax.bitcast_convert_type(words, jnp.uint16)
+    draws = draws.reshape(*x.shape[:-1], -1)[..., :width]
+    return jnp.where(draws >= threshold, x * (65536 / (65536 - threshold)), 0.0)
+
+
+class Dropout(nn.Module):
+    """`dropout` with the key of the module's place in the network."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """x: any shape; returns the same shape."""
+        if not train or self.rate == 0.0:
+            return x
+        return dropout(self.make_rng("dropout"), x, self.rate)
+
+
+class Linear(nn.Module):
+    """x @ kernel + bias, both uniform in +-1/sqrt(fan_in)."""
+
+    width: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        """[..., fan_in] -> [..., width]."""
+        bound = 1 / math.sqrt(x.shape[-1])
+        kernel = self.param("kernel", _uniform(bound), (x.shape[-1], self.width))
+        y = x @ kernel
+        if self.use_bias:
+            y = y + _along_last(self.param("bias", _uniform(bound), (self.width,)), y)
+        return y
+
+
+def _along_last(vector, like):
+    """[f] -> [1, ..., 1, f]: rank promotion is an error in the tests."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over valid tokens: the biased variance normalises the batch, the
+    unbiased one enters the running variance; running = 0.9 running + 0.1 batch."""
+
+    @nn.compact
+    def __call__(self, x, counted, train: bool):
+        """x: [..., f]; counted: [...] booleans, the rows that enter the statistics."""
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        running_mean = self.variable("stats", "mean", jnp.zeros, (width,))
+        running_var = self.variable("stats", "var", jnp.ones, (width,))
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            weight = counted.astype(x.dtype)[..., None]
+            count = weight.sum()
+            mean = (x * weight).sum(axes) / jnp.maximum(count, 1)
+            square = jnp.square(x - _along_last(mean, x)) * weight
+            var = square.sum(axes) / jnp.maximum(count, 1)
+            if not self.is_initializing():
+                unbiased = var * count / jnp.maximum(count - 1, 1)
+                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
+                running_var.value = 0.9 * running_var.value + 0.1 * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + EPS)
+        return x * _along_last(factor, x) + _along_last(bias - mean * factor, x)
+
+
+class EmbeddingNet(nn.Module):
+    """One or more of Linear, BatchNorm, ReLU, Dropout. Outputs are >= 0."""
+
+    widths: tuple[int, ...]
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, counted, train: bool):
+        """x: [..., i] -> [..., widths[-1]]; counted: [...] rows that enter BatchNorm."""
+        for i, width in enumerate(self.widths):
+            x = Linear(width, name=f"linear{i}")(x)
+            x = nn.relu(BatchNorm(name=f"norm{i}")(x, counted, train))
+            x = Dropout(self.rate)(x, train)
+        return x
+
+
+def fourier(seconds: Float[Array, "b t"], r: Float[Array, "2 f"]) -> Float[Array, "b t d"]:
+    """Time code [sin p, cos p] with p = 2 pi (t r1 + t r2).
+
+    Args:
+      seconds: token times.
+      r: the two fixed rows r1, r2 ~ 10 N(0, 1).
+
+    Returns:
+      [b, t, 2 f].
+    """
+    t = seconds[..., None]
+    p = 2 * jnp.pi * (t * r[0][None, None] + t * r[1][None, None])
+    return jnp.concatenate([jnp.sin(p), jnp.cos(p)], axis=-1)
+
+
+class TokenCode(nn.Module):
+    """Embedded features plus modality, time and padding codes -> tokens of one width."""
+
+    dim: int
+    code: int
+    rate: float
+    modalities: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, embedded, seconds, valid, r, train: bool):
+        """Dicts by modality: embedded [b, t, d], seconds [b, t], valid [b, t] -> [b, t, dim]."""
+        normal = nn.initializers.normal(1.0)
+        modality = self.param("modality", normal, (2, self.code))
+        padding = self.param("padding", normal, (1, self.code))
+        time = Linear(self.code, name="time")
+        tokens = {}
+        for name in self.modalities:
+            row = modality[("audio", "video").index(name)]
+            code = time(fourier(seconds[name], r)) + row[None, None]
+            code = code + jnp.where(valid[name][..., None], 0.0, padding[None])
+            joined = jnp.concatenate([embedded[name], code], axis=-1)
+            tokens[name] = Dropout(self.rate)(Linear(self.dim, name=name)(joined), train)
+        return tokens
+
+
+def attention(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b n h d"],
+    v: Float[Array, "b n h d"],
+    visible: Bool[Array, "b #q n"],
+) -> tuple[Float[Array, "b q h d"], Float[Array, "b h q n"]]:
+    """softmax(q k^T / sqrt(d)) v over the visible keys; also returns the attention itself."""
+    scores = jnp.einsum("bqhd,bnhd->bhqn", q, k) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(jnp.where(visible[:, None], scores, HIDDEN), axis=-1)
+    return jnp.einsum("bhqn,bnhd->bqhd", weights, v), weights
+
+
+class Attention(nn.Module):
+    """Multi-head attention with keys and values from `context`; no bias on q, k and v."""
+
+    dim: int
+    heads: int
+    head_dim: int
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, context, visible, train: bool):
+        """x [b, q, dim], context [b, n, c], visible [b, 1 or q, n] -> [b, q, dim]."""
+        inner = self.heads * self.head_dim
+
+        def project(name, y):
+            y = Linear(inner, use_bias=False, name=name)(y)
+            return y.reshape(*y.shape[:-1], self.heads, self.head_dim)
+
+        q, k, v = project("query", x), project("key", context), project("value", context)
+        mixed, weights = attention(q, k, v, visible)
+        self.sow("intermediates", "weights", weights)
+        y = Linear(self.dim, name="out")(mixed.reshape(*mixed.shape[:-2], inner))
+        return Dropout(self.rate)(y, train)
+
+
+class FeedForward(nn.Module):
+    """Linear, exact GELU, Dropout, Linear, Dropout."""
+
+    dim: int
+    hidden: int
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """[..., dim] -> [..., dim]."""
+        x = nn.gelu(Linear(self.hidden, name="hidden")(x), approximate=False)
+        x = Linear(self.dim, name="out")(Dropout(self.rate)(x, train))
+        return Dropout(self.rate)(x, train)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block x += Attn(LN x); x += FF(LN x). Eq. (1).
+
+    With `norms=1` one LayerNorm serves both branches, as in the published AV-Diff.
+    """
+
+    dim: int
+    heads: int
+    head_dim: int
+    hidden: int
+    rate: float
+    norms: int = 1
+
+    @nn.compact
+    def __call__(self, x, visible, train: bool, queries: int | None = None):
+        """x [b, n, dim] -> [b, n, dim], or the first `queries` tokens only where given: the
+        last layer need not compute tokens that nobody reads."""
+        first = nn.LayerNorm(epsilon=EPS, name="norm")
+        second = first if self.norms == 1 else nn.LayerNorm(epsilon=EPS, name="norm2")
+        context = first(x)
+        asked = context[:, :queries]
+        if visible.shape[1] > 1:
+            visible = visible[:, :queries]
+        attend = Attention(self.dim, self.heads, self.head_dim, self.rate, name="attention")
+        x = x[:, :queries] + attend(asked, context, visible, train)
+        forward = FeedForward(self.dim, self.hidden, self.rate, name="forward")
+        return x + forward(second(x), train)
+
+
+class Head(nn.Module):
+    """Projnet (`proj`) and CLnet (`cls`): fused token -> c_o -> class logits."""
+
+    hidden: int
+    width: int
+    classes: int
+    rate: float
+
+    def setup(self):
+        """Projnet is an embedding net, CLnet one Linear."""
+        self.proj = EmbeddingNet((self.hidden, self.width), self.rate)
+        self.cls = Linear(self.classes)
+
+    def project(self, token, train: bool):
+        """[b, dim] -> c_o [b, width], >= 0."""
+        return self.proj(token, jnp.ones(token.shape[:-1], bool), train)
+
+    def classify(self, c_o):
+        """[b, width] -> logits [b, classes]."""
+        return self.cls(c_o)
+
+    def __call__(self, token, train: bool):
+        """[b, dim] -> c_o, logits."""
+        c_o = self.project(token, train)
+        return c_o, self.classify(c_o)

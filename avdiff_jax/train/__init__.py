@@ -1,0 +1,1 @@
+"""Steps, substages, stages and the whole protocol."""

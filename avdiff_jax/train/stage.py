@@ -1,0 +1,297 @@
+"""A stage of the protocol: stage 1 finds epochs, rate cuts and calibration on Val; stage 2
+retrains by that record and is measured on test."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avdiff_jax import devices, metrics
+from avdiff_jax.data.batches import (
+    ROLES,
+    Bucket,
+    Feed,
+    Lengths,
+    Limits,
+    evaluation_buckets,
+    training_plan,
+)
+from avdiff_jax.data.splits import Members, Stage
+from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.train.step import (
+    TrainState,
+    carried_optimisers,
+    fresh_optimisers,
+    scoring_step,
+)
+from avdiff_jax.train.substage import Outcome, Phase, Services, Setting, run_substage
+
+
+class Bench(NamedTuple):
+    """A stage made ready: who is trained and measured, and the compiled scoring step."""
+
+    number: int
+    stage: Stage
+    method: Method
+    info: Info
+    feed: Feed
+    lengths: Lengths
+    score: Callable
+
+
+def audio_scaling(config, store, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale [Da] of the audio: 0 and 1/255, or mean and 1/deviation of all tokens of
+    `clips` (the stage's base training clips)."""
+    audio = store.audio
+    if config.data.audio_scale == "255":
+        return np.zeros(audio.dim), np.full(audio.dim, 1 / 255)
+    total, square, count = np.zeros(audio.dim), np.zeros(audio.dim), 0
+    for clip in clips:
+        tokens = np.asarray(audio.values[audio.offsets[clip] : audio.offsets[clip + 1]], float)
+        total, square, count = total + tokens.sum(0), square + (tokens**2).sum(0), count + len(tokens)
+    mean = total / max(count, 1)
+    deviation = np.sqrt(np.maximum(square / max(count, 1) - mean**2, 0))
+    return mean, 1 / np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, 1)
+
+
+def bench(config, method: Method, feed: Feed, stage: Stage, number: int) -> Bench:
+    """Makes stage `number` ready."""
+    store = feed.store
+    shift, scale = audio_scaling(config, store, stage.base.clips)
+    text = {str(n): store.class_text[i] for i, n in enumerate(store.class_names)}
+    folded = {name.casefold(): vector for name, vector in text.items()}
+    info = Info(
+        config=config,
+        classes=stage.class_names,
+        is_base=stage.is_base,
+        text=np.stack([text.get(n, folded[n.casefold()]) for n in stage.class_names]),
+        audio_shift=shift,
+        audio_scale=scale,
+        video_dim=store.video.dim,
+    )
+    limits = Limits(config.data.train_max_audio, config.data.train_max_video)
+    clips = np.concatenate([stage.base.clips, *(m.clips for m in stage.novel)])
+    lengths = limits.lengths(store, clips)
+    return Bench(number, stage, method, info, feed, lengths, scoring_step(method, info, feed))
+
+
+def initial_vars(b: Bench) -> Vars:
+    """Fresh variables, a function of the seed and the stage, replicated over the devices."""
+    config = b.info.config
+    plan = training_plan(b.feed.store, b.stage.base, b.lengths, b.feed.mesh.size, 1, [0])
+    inputs = b.feed.inputs(jax.tree.map(lambda x: x[0], plan), b.lengths)
+    key = jax.random.fold_in(jax.random.key(config.seed), b.number)
+
+    def init(key, data, inputs):
+        return b.method.init(key, b.info, b.feed.batch(data, inputs, b.lengths))
+
+    whole = devices.replicated(b.feed.mesh)
+    return jax.jit(init, out_shardings=whole)(key, b.feed.data, inputs)
+
+
+def measured_buckets(b: Bench, members: Members, test: bool) -> list[Bucket]:
+    """Evaluation batches of `members` under the limits for validation or test."""
+    data, evaluation = b.info.config.data, b.info.config.eval
+    limits = (
+        Limits(data.test_max_audio, data.test_max_video)
+        if test
+        else Limits(data.val_max_audio, data.val_max_video)
+    )
+    return evaluation_buckets(b.feed.store, members, limits, evaluation.batch)
+
+
+def scored(b: Bench, vars: Vars, members: Members, buckets: list[Bucket]) -> np.ndarray:
+    """Scores [n, C] of `members` in their order; each clip once."""
+    out = np.zeros((len(members.labels), len(b.info.classes)), np.float32)
+    for bucket in buckets:
+        waiting = []
+        for i in range(len(bucket.rows)):
+            inputs = b.feed.inputs(jax.tree.map(lambda x: x[i], bucket.plan), bucket.lengths)
+            waiting.append(b.score(vars, b.feed.data, inputs, bucket.lengths))
+        for rows, scores in zip(bucket.rows, jax.device_get(waiting), strict=True):
+            out[rows[rows >= 0]] = scores[rows >= 0]
+    return out
+
+
+def joined(*members: Members) -> Members:
+    """Several sets as one."""
+    return Members(*(np.concatenate(parts) for parts in zip(*members, strict=True)))
+
+
+def training_clips(b: Bench, members: tuple[Members, ...]) -> Callable[[], Iterator]:
+    """A function that iterates over all clips of `members` as evaluation batches, cut as in
+    training but centred."""
+    together = joined(*members)
+    buckets = evaluation_buckets(
+        b.feed.store, together, Limits(*b.lengths), b.info.config.eval.batch
+    )
+    batch = jax.jit(b.feed.batch, static_argnames="lengths")
+
+    def clips():
+        for bucket in buckets:
+            for i in range(len(bucket.rows)):
+                plan = jax.tree.map(lambda x: x[i], bucket.plan)
+                inputs = b.feed.inputs(plan, bucket.lengths)
+                yield batch(b.feed.data, inputs, bucket.lengths)
+
+    return clips
+
+
+def ready(b: Bench, phase: Phase, vars: Vars, before: TrainState | None):
+    """Setting and first state of a substage; `vars` are copied, since training donates them.
+
+    Args:
+      before: the state that substage 1 ended with, in substage 2.
+    """
+    members = (b.stage.base, b.stage.novel[phase.draw])[: phase.substage]
+    vars = jax.tree.map(jnp.copy, vars)
+    if b.method.refresh:
+        vars = b.method.refresh(b.info, vars, training_clips(b, members))
+    args = (b.method, b.info, phase.substage, vars)
+    if phase.substage == 1 or b.info.config.train.reset_optimizer or not before:
+        opt = fresh_optimisers(*args)
+    else:
+        opt = jax.tree.map(jnp.copy, carried_optimisers(*args, before.opt))
+    state = TrainState(vars=vars, opt=opt, updates=jnp.zeros((), jnp.int32))
+    state = jax.device_put(state, devices.replicated(b.feed.mesh))
+    return Setting(phase, b.method, b.info, b.feed, members, b.lengths), state
+
+
+def calibrated_point(b: Bench, scores, labels) -> metrics.Point:
+    """The point with the best HM on Val: over the method's grid, or all breakpoints."""
+    if b.info.config.eval.calibration == "exact":
+        gamma = metrics.exact_gamma(scores, labels, b.info.is_base)
+        return metrics.evaluate(scores, labels, b.info.is_base, gamma)
+    grid = b.method.calibration_grid
+    return metrics.best(metrics.sweep(scores, labels, b.info.is_base, grid))
+
+
+def stage1(b: Bench, services: Services) -> dict:
+    """Both substages on Train 1 with selection on Val.
+
+    Returns:
+      what stage 2 needs and the result file tells: `substage1`, `substage2` (epochs, cuts, what
+      was measured) and `gamma`.
+    """
+    train = b.info.config.train
+    base, novel = b.stage.eval_base, b.stage.eval_novel[0]
+    both = joined(base, novel)
+    base_buckets = measured_buckets(b, base, test=False)
+    both_buckets = measured_buckets(b, both, test=False)
+
+    def base_accuracy(vars):
+        scores = scored(b, vars, base, base_buckets)
+        accuracy = metrics.mean_class_accuracy(
+            scores.argmax(-1), base.labels, len(b.info.classes), b.info.is_base
+        )
+        return {"score": accuracy, "val/B": accuracy}
+
+    def harmonic(vars):
+        scores = scored(b, vars, both, both_buckets)
+        point = calibrated_point(b, scores, both.labels)
+        area = metrics.ausuc(scores, both.labels, b.info.is_base)
+        values = {f"val/{k}": v for k, v in point._asdict().items()}
+        return {"score": point.HM, **values, "val/AUSUC": area}
+
+    setting, state = ready(b, Phase(1, 1), initial_vars(b), None)
+    first = run_substage(setting, state, train.epochs1, services, 0, base_accuracy)
+    setting, state = ready(b, Phase(1, 2), first.best, first.state)
+    second = run_substage(setting, state, train.epochs2, services, first.record["at"], harmonic)
+    return {
+        "substage1": _replayed(first),
+        "substage2": _replayed(second),
+        "gamma": second.record["best"]["val/gamma"],
+        "at": second.record["at"],
+    }
+
+
+def _replayed(outcome: Outcome) -> dict:
+    record = outcome.record
+    epochs = record["best_epoch"]
+    return {
+        "epochs": epochs,
+        "cuts": [e for e in record["cuts"] if e < epochs],
+        "measured": record["best"],
+        "seconds": record["seconds"],
+    }
+
+
+def stage2(b: Bench, services: Services, found: dict) -> Iterator[tuple[int, Outcome]]:
+    """Retrains by the record of stage 1 and yields (draw, outcome) for each draw, all continued
+    from the same base model."""
+    one, two = found["substage1"], found["substage2"]
+    setting, state = ready(b, Phase(2, 1), initial_vars(b), None)
+    base = run_substage(
+        setting, state, one["epochs"], services, found["at"], replay=tuple(one["cuts"])
+    )
+    at = base.record["at"]
+    for draw in range(len(b.stage.novel)):
+        setting, state = ready(b, Phase(2, 2, draw), base.best, base.state)
+        outcome = run_substage(
+            setting, state, two["epochs"], services, at, replay=tuple(two["cuts"])
+        )
+        at = outcome.record["at"]
+        yield draw, outcome
+
+
+def measure(b: Bench, vars: Vars, draw: int, gamma: float) -> dict:
+    """The paper's numbers on test for one draw, with the scores that they come from."""
+    members = joined(b.stage.eval_base, b.stage.eval_novel[draw])
+    scores = scored(b, vars, members, measured_buckets(b, members, test=True))
+    point = metrics.evaluate(scores, members.labels, b.info.is_base, gamma)
+    area = metrics.ausuc(scores, members.labels, b.info.is_base)
+    return {"point": point, "AUSUC": area, "scores": scores, "members": members}
+
+
+def embedded(b: Bench, vars: Vars, members: Members) -> tuple[np.ndarray, np.ndarray]:
+    """Real features [n, d] of training clips in the space of `Method.generate`, and labels."""
+
+    @jax.jit
+    def embed(vars, batch):
+        shared, _ = b.method.features(b.info, vars, batch, jax.random.key(0), False)
+        return b.method.embed(b.info, vars, shared)
+
+    rows, labels = [], []
+    for batch in training_clips(b, (members,))():
+        used = np.asarray(batch.weight) > 0
+        rows.append(np.asarray(embed(vars, batch))[used])
+        labels.append(np.asarray(batch.label)[used])
+    return np.concatenate(rows), np.concatenate(labels)
+
+
+class Quality(NamedTuple):
+    """Real and synthetic features of the novel classes of a draw, and a report on them."""
+
+    real: np.ndarray
+    real_labels: np.ndarray
+    synthetic: np.ndarray
+    synthetic_labels: np.ndarray
+    report: dict
+
+
+def generator_quality(b: Bench, outcome: Outcome, draw: int) -> Quality:
+    """How good the generator is: its noise loss (1.0 is what predicting zero gives), the norm of
+    synthetic against real features, and how many synthetic features the nearest mean of real
+    ones assigns to their own novel class (chance: 1 / classes)."""
+    vars, config = outcome.state.vars, b.info.config
+    novel = np.flatnonzero(~b.info.is_base)
+    labels = np.repeat(novel, config.eval.generated)
+    key = jax.random.fold_in(jax.random.key(config.seed), draw)
+    generate = jax.jit(lambda vars, key, labels: b.method.generate(b.info, vars, key, labels))
+    fake = np.asarray(generate(vars, key, jnp.asarray(labels)))
+    real, real_labels = embedded(b, vars, b.stage.novel[draw])
+    means = np.stack([real[real_labels == c].mean(0) for c in novel])
+    distance = ((fake[:, None] - means[None]) ** 2).sum(-1)
+    last = outcome.record["last"] or {}
+    report = {
+        "norm_synthetic": float(np.linalg.norm(fake, axis=1).mean()),
+        "norm_real": float(np.linalg.norm(real, axis=1).mean()),
+        "recognised": float(100 * (novel[distance.argmin(1)] == labels).mean()),
+        "chance": 100 / len(novel),
+    }
+    for role in ROLES:
+        if f"{role}/main/noise_loss" in last:
+            report[f"noise_loss_{role}"] = last[f"{role}/main/noise_loss"]
+    return Quality(real, real_labels, fake, labels, report)

@@ -1,0 +1,165 @@
+"""One optimiser update, many updates as one compiled scan, and the scoring step."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from avdiff_jax import devices
+from avdiff_jax.data.batches import ROLES, Feed, Lengths
+from avdiff_jax.methods.method import Info, Method, Player, Vars
+
+
+@struct.dataclass
+class TrainState:
+    """Variables, one optimiser state per player, and updates made in this substage."""
+
+    vars: Vars
+    opt: dict[str, Any]
+    updates: jax.Array
+
+
+def optimiser(player: Player) -> optax.GradientTransformation:
+    """Adam with L2 in the gradient; the rate is part of the state, so that the host can cut
+    it without a new trace."""
+
+    def build(learning_rate):
+        return optax.chain(
+            optax.add_decayed_weights(player.decay),
+            optax.adam(learning_rate, *player.betas, eps=1e-8),
+        )
+
+    return optax.inject_hyperparams(build)(learning_rate=player.rate)
+
+
+def of_groups(tree: dict, groups) -> dict:
+    """The top-level entries `groups` of `tree`."""
+    return {g: tree[g] for g in groups}
+
+
+def fresh_optimisers(method: Method, info: Info, substage: int, vars: Vars) -> dict:
+    """An optimiser state for each player of the substage."""
+    return {
+        p.name: optimiser(p).init(of_groups(vars.params, p.groups))
+        for p in method.players(info, substage)
+    }
+
+
+def carried_optimisers(method: Method, info: Info, substage: int, vars: Vars, old: dict) -> dict:
+    """As `fresh_optimisers`, but moments of groups that go on moving are kept from `old`."""
+    fresh = fresh_optimisers(method, info, substage, vars)
+
+    def keep(new, before):
+        if isinstance(new, dict):
+            return {k: keep(v, before[k]) for k, v in new.items()}
+        if isinstance(new, tuple):
+            parts = [keep(a, b) for a, b in zip(new, before, strict=True)]
+            return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
+        return before
+
+    return {name: keep(state, old[name]) for name, state in fresh.items()}
+
+
+def learning_rate(state: TrainState) -> float:
+    """The main player's current rate."""
+    return float(state.opt["main"].hyperparams["learning_rate"])
+
+
+def cut_rate(state: TrainState, factor: float) -> TrainState:
+    """The main player's rate times `factor`."""
+    main = state.opt["main"]
+    rate = main.hyperparams["learning_rate"] * factor
+    main = main._replace(hyperparams={**main.hyperparams, "learning_rate": rate})
+    return state.replace(opt={**state.opt, "main": main})
+
+
+def update(
+    method: Method, info: Info, substage: int, state: TrainState, batch, key: jax.Array, role: str
+) -> tuple[TrainState, dict]:
+    """One update of every player on one batch (Section 4.3).
+
+    The shared features are computed once; the main player's gradient flows back through
+    them into the groups that it moves and no further. Critics see them detached.
+
+    Returns:
+      the new state and the players' metrics.
+    """
+    players = method.players(info, substage)
+    frozen = method.frozen(info, substage)
+    main = next(p for p in players if p.name == "main")
+    k_features, k_players = jax.random.split(key)
+    train = not (frozen.groups and frozen.mode == "eval")
+    vars, opt, metrics = state.vars, dict(state.opt), {}
+
+    def forward(moving):
+        with_moving = vars.replace(params={**vars.params, **moving})
+        return method.features(info, with_moving, batch, k_features, train)
+
+    features, pull_back, stats = jax.vjp(
+        forward, of_groups(vars.params, main.groups), has_aux=True
+    )
+    vars = vars.replace(stats=stats)
+    for i, player in enumerate(players):
+        for repeat in range(player.repeats):
+            own = of_groups(vars.params, player.groups)
+            k = jax.random.fold_in(jax.random.fold_in(k_players, i), repeat)
+            if player is main:
+                value = jax.value_and_grad(player.loss, argnums=(0, 2), has_aux=True)
+                (_, (stats, found)), (grads, back) = value(own, vars, features, batch, k, role)
+                grads = jax.tree.map(jnp.add, grads, pull_back(back)[0])
+                vars = vars.replace(stats=stats)
+            else:
+                value = jax.value_and_grad(player.loss, has_aux=True)
+                detached = jax.lax.stop_gradient(features)
+                (_, (_, found)), grads = value(own, vars, detached, batch, k, role)
+            changes, opt[player.name] = optimiser(player).update(grads, opt[player.name], own)
+            own = optax.apply_updates(own, changes)
+            vars = vars.replace(params={**vars.params, **own})
+            metrics |= {f"{player.name}/{k}": v for k, v in found.items()}
+    return state.replace(vars=vars, opt=opt, updates=state.updates + 1), metrics
+
+
+def training_steps(
+    method: Method, info: Info, substage: int, feed: Feed, lengths: Lengths
+) -> Callable:
+    """Compiles `run(state, data, inputs, key) -> (state, metrics)` over the steps of a dispatch.
+
+    `inputs` holds, for each role of the substage, what `feed.inputs` made of a plan
+    [steps, B]; a step of substage 2 updates on a base batch, then on a novel one. Metrics
+    are stacked, [steps] each, named role/player/name.
+    """
+    roles = ROLES[:substage]
+    whole = devices.replicated(feed.mesh)
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
+    def run(state, data, inputs, key):
+        def body(state, inputs):
+            metrics = {}
+            for role in roles:
+                batch = feed.batch(data, inputs[role], lengths)
+                k = jax.random.fold_in(key, state.updates)
+                state, found = update(method, info, substage, state, batch, k, role)
+                metrics |= {f"{role}/{name}": value for name, value in found.items()}
+            return state, metrics
+
+        return jax.lax.scan(body, state, inputs)
+
+    return run
+
+
+def scoring_step(method: Method, info: Info, feed: Feed) -> Callable:
+    """Compiles `score(vars, data, inputs, lengths) -> [B, C]`, in evaluation mode."""
+    whole = devices.replicated(feed.mesh)
+
+    @partial(jax.jit, static_argnames="lengths", out_shardings=whole)
+    def score(vars, data, inputs, lengths):
+        batch = feed.batch(data, inputs, lengths)
+        # No dropout in evaluation: the key is never read.
+        features, _ = method.features(info, vars, batch, jax.random.key(0), False)
+        return method.scores(info, vars, features)
+
+    return score

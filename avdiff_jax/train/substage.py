@@ -1,0 +1,262 @@
+"""One substage of the curriculum (Section 4.3): epochs, rate cuts, best epoch, checkpoints."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avdiff_jax.checkpoint import Checkpoints
+from avdiff_jax.data.batches import ROLES, Feed, Lengths, prefetched, training_plan
+from avdiff_jax.data.splits import Members
+from avdiff_jax.errors import UserError
+from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.progress import Progress
+from avdiff_jax.train.step import (
+    TrainState,
+    cut_rate,
+    learning_rate,
+    training_steps,
+)
+from avdiff_jax.train.stop import Stop
+from avdiff_jax.writer import Writer
+
+CUT = 0.1
+THRESHOLD = 1e-4  # relative gain that counts, as in the published scheduler
+SAVE_SECONDS = 300  # between checkpoints inside a long epoch
+
+
+class Phase(NamedTuple):
+    """Where in the protocol: stage 1 or 2, substage 1 or 2, draw of the shots."""
+
+    stage: int
+    substage: int
+    draw: int = 0
+
+    @property
+    def name(self) -> str:
+        """Folder of its checkpoints and prefix of its curves."""
+        draw = f"-draw{self.draw}" if (self.stage, self.substage) == (2, 2) else ""
+        return f"stage{self.stage}-substage{self.substage}{draw}"
+
+
+class Setting(NamedTuple):
+    """What does not change over a substage.
+
+    members: base clips, and in substage 2 novel ones.
+    lengths: fixed shape of its training batches.
+    """
+
+    phase: Phase
+    method: Method
+    info: Info
+    feed: Feed
+    members: tuple[Members, ...]
+    lengths: Lengths
+
+
+class Services(NamedTuple):
+    """What a run offers to its substages: curves, checkpoints, stop signals."""
+
+    writer: Writer
+    checkpoints: Callable[[Phase], Checkpoints]
+    best: Callable[[Phase], Checkpoints]
+    stop: Stop
+
+
+class Outcome(NamedTuple):
+    """A finished substage: state after the last epoch, variables of the best epoch (of the
+    last where nothing was chosen), and the record that stage 2 replays."""
+
+    state: TrainState
+    best: Vars
+    record: dict
+
+
+def fresh_record(at: int) -> dict:
+    """The record of a substage before its first epoch.
+
+    epoch, dispatch: where training goes on. best_epoch, best: 1-based epoch with the highest
+    selection score and what was measured there. cuts: epochs after which the rate was cut.
+    stalled, plateau: epochs without gain and the score they are held against. sums: metrics of
+    the dispatches of an unfinished epoch. at: finished epochs over the whole run.
+    """
+    return {
+        "epoch": 0, "dispatch": 0, "best_epoch": 0, "best": None, "cuts": [],
+        "stalled": 0, "plateau": None, "sums": None, "at": at, "seconds": 0.0,
+        "last": None, "finished": False,
+    }
+
+
+def epoch_plans(setting: Setting, epoch: int) -> dict:
+    """Plans of an epoch by role: a function of seed, stage, substage, draw and epoch alone."""
+    config, phase = setting.info.config, setting.phase
+    place = [config.seed, phase.stage, phase.substage, phase.draw, epoch]
+    return {
+        role: training_plan(
+            setting.feed.store, members, setting.lengths, config.train.batch,
+            config.train.batches, [*place, i],
+        )
+        for i, (role, members) in enumerate(
+            zip(ROLES[: phase.substage], setting.members, strict=True)
+        )
+    }
+
+
+def dropout_key(config, phase: Phase) -> jax.Array:
+    """Root of all random draws on the device in a substage."""
+    key = jax.random.key(config.seed)
+    for number in phase:
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def check_finite(metrics: dict, phase: Phase, epoch: int, first_step: int) -> None:
+    """Stops a run whose loss is no number.
+
+    Raises:
+      UserError: names stage, substage, epoch and step.
+    """
+    for name, values in metrics.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size:
+            raise UserError(
+                f"{name} is {values[bad[0]]} in {phase.name}, epoch {epoch + 1}, step "
+                f"{first_step + int(bad[0]) + 1}: check the features for extreme values, or "
+                "lower --config.train.learning_rate"
+            )
+
+
+def run_substage(
+    setting: Setting,
+    state: TrainState,
+    epochs: int,
+    services: Services,
+    at: int,
+    select: Callable[[Vars], dict] | None = None,
+    replay: tuple[int, ...] = (),
+) -> Outcome:
+    """Trains for `epochs`, resuming where checkpoints of the phase say.
+
+    Args:
+      state: what a fresh start begins with; its structure restores a checkpoint.
+      select: measures on Val after each epoch (stage 1): a dict whose `score` chooses the
+        best epoch and feeds the plateau rule. None in stage 2.
+      replay: epochs (1-based) after which the rate is cut, from stage 1's record.
+      at: finished epochs over the whole run so far.
+
+    Raises:
+      UserError: a loss that is not finite, a full disk.
+      Stopped: after a stop signal, once the state is saved.
+    """
+    phase, info = setting.phase, setting.info
+    config = info.config.train
+    trains = bool(setting.method.players(info, phase.substage))
+    if not trains:
+        epochs = 1  # everything happened in `refresh`
+    record = fresh_record(at)
+    with services.checkpoints(phase) as last, services.best(phase) as best:
+        if (number := last.latest()) is not None:
+            record = last.metadata(number)
+            state = last.restore(number, state)
+        top = state.vars
+        if select and record["best_epoch"]:
+            top = best.restore(record["best_epoch"], state.vars)
+        per_dispatch = setting.feed.steps(
+            setting.lengths, config.batch, config.steps_per_dispatch, config.batches
+        )
+        dispatches = config.batches // per_dispatch if trains else 0
+        train = training_steps(setting.method, info, phase.substage, setting.feed, setting.lengths)
+        key = dropout_key(info.config, phase)
+        total = (epochs - record["epoch"]) * dispatches - record["dispatch"]
+        with Progress(total or 1, phase.name) as progress:
+            while record["epoch"] < epochs and not record["finished"]:
+                state, record = _epoch(
+                    setting, state, record, train, key, dispatches, services, last, progress
+                )
+                epoch = record["epoch"] + 1
+                values = dict(record["last"] or {})
+                if trains:
+                    values["learning_rate"] = learning_rate(state)
+                cut = epoch in replay
+                if select:
+                    found = select(state.vars)
+                    values |= found
+                    if not record["best_epoch"] or found["score"] > record["best"]["score"]:
+                        record |= {"best_epoch": epoch, "best": found}
+                        top = jax.tree.map(jnp.copy, state.vars)
+                        best.save(epoch, top, {"epoch": epoch, "measured": found})
+                    progress.step(0, f"best Val {record['best']['score']:.2f}")
+                    if config.plateau:
+                        record, cut = plateau_step(record, found["score"], config.patience)
+                if cut and trains:
+                    state = cut_rate(state, CUT)
+                    record |= {"cuts": [*record["cuts"], epoch]}
+                record |= {"epoch": epoch, "at": record["at"] + 1, "dispatch": 0, "sums": None}
+                place = phase._asdict() | {"epoch": epoch}
+                numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+                services.writer.scalars(record["at"], numbers, phase.name, **place)
+                services.writer.flush()
+                record["finished"] = epoch == epochs
+                last.save(_number(record, dispatches), state, record)
+                services.stop.check()
+    return Outcome(state, top if select else state.vars, record)
+
+
+def _number(record: dict, dispatches: int) -> int:
+    """Checkpoint numbers grow with training: dispatches so far."""
+    return record["epoch"] * max(dispatches, 1) + record["dispatch"]
+
+
+def _epoch(setting, state, record, train, key, dispatches, services, last, progress):
+    """Trains from the record's dispatch to the end of its epoch."""
+    if not dispatches:
+        return state, record
+    phase, feed, epoch = setting.phase, setting.feed, record["epoch"]
+    plans = epoch_plans(setting, epoch)
+    steps = setting.info.config.train.batches // dispatches
+    started = time.monotonic()
+    saved = started
+
+    def made(i):
+        part = jax.tree.map(lambda x: x[i * steps : (i + 1) * steps], plans)
+        return {role: feed.inputs(plan, setting.lengths) for role, plan in part.items()}
+
+    first = record["dispatch"]
+    for i, inputs in enumerate(prefetched(made, range(first, dispatches)), first):
+        state, metrics = train(state, feed.data, inputs, key)
+        metrics = {k: np.asarray(v, np.float64) for k, v in jax.device_get(metrics).items()}
+        check_finite(metrics, phase, epoch, i * steps)
+        sums = record["sums"] or dict.fromkeys(metrics, 0.0)
+        record = record | {
+            "sums": {k: sums[k] + float(v.sum()) for k, v in metrics.items()},
+            "dispatch": i + 1,
+            "seconds": record["seconds"] + time.monotonic() - started,
+        }
+        started = time.monotonic()
+        shown = next(iter(sorted(k for k in metrics if k.endswith("main/loss"))))
+        progress.step(1, f"loss {metrics[shown].mean():.3f}")
+        late = started - saved > SAVE_SECONDS or services.stop.signal is not None
+        if late and i + 1 < dispatches:
+            last.save(_number(record, dispatches), state, record)
+            saved = started
+            services.stop.check()
+    count = steps * dispatches
+    return state, record | {"last": {k: v / count for k, v in record["sums"].items()}}
+
+
+def plateau_step(record: dict, score: float, patience: int) -> tuple[dict, bool]:
+    """The plateau rule after one more epoch: cut when `score` has not gained for more than
+    `patience` epochs.
+
+    Returns:
+      the record with `plateau` and `stalled` brought up to date, and whether to cut.
+    """
+    reference = record["plateau"]
+    if reference is None or score > reference + abs(reference) * THRESHOLD:
+        return record | {"plateau": score, "stalled": 0}, False
+    stalled = record["stalled"] + 1
+    cut = stalled > patience
+    return record | {"stalled": 0 if cut else stalled}, cut
