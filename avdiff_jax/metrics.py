@@ -163,9 +163,9 @@ def curve(scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray) -> Curve:
     scores, labels, is_base = _checked(scores, labels, is_base)
     base, novel = np.flatnonzero(is_base), np.flatnonzero(~is_base)
     margin = scores[:, base].max(axis=1) - scores[:, novel].max(axis=1)
-    of_base = is_base[labels]
-    lose = of_base & (base[scores[:, base].argmax(axis=1)] == labels)
-    gain = ~of_base & (novel[scores[:, novel].argmax(axis=1)] == labels)
+    # Only clips of base classes can equal a base class, so these two do not meet.
+    lose = base[scores[:, base].argmax(axis=1)] == labels
+    gain = novel[scores[:, novel].argmax(axis=1)] == labels
 
     # What one clip adds to its mean class accuracy when it is right.
     clips = np.bincount(labels, minlength=is_base.size)

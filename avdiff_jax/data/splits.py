@@ -244,7 +244,6 @@ def from_store(
     clips: Clips = {}
     for clip, label in zip(store.clip_ids, store.labels, strict=True):
         clips.setdefault(str(store.class_names[int(label)]), []).append(str(clip))
-    clips = {key: sorted(clips[key]) for key in sorted(clips)}
     asked = {"base": base, "novel1": novel1, "novel2": novel2}
     chosen = _choose_classes(list(clips), store, seed, asked)
     classes = dict(zip(KINDS, chosen.values(), strict=True))

@@ -1,0 +1,86 @@
+# `make demo` and `make test` work on a bare checkout: each first makes $(VENV), once.
+#
+#   PYTHON=/path/to/python3.12          the interpreter to build the environment with
+#   VENV=/path/to/venv                  where the environment lies
+#   REQUIREMENTS=requirements-cpu.txt   what goes into it, instead of looking for a GPU
+#   PYTEST_ARGS="-k masks"              more words for pytest
+
+VENV ?= .venv
+PYTHON ?=
+REQUIREMENTS ?=
+PYTEST_ARGS ?=
+# More workers than this cost more memory than they save time.
+PYTEST_WORKERS ?= -n auto --maxprocesses 4
+
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint venv
+
+help:
+	@echo "make demo      the whole protocol on a small made-up set, ends with the result table"
+	@echo "make test      the quick tests (CPU)"
+	@echo "make test-all  these and the slow ones"
+	@echo "make lint      ruff"
+	@echo "make venv      only the environment, in $(VENV)"
+
+# A run never writes over another, so each demo has a folder of its own.
+demo: $(STAMP)
+	@$(RUN) launch/main.py --config=configs/synthetic.py:5shot \
+	  --workdir=runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: $(STAMP)
+	@$(RUN) -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+test-all: $(STAMP)
+	@$(RUN) -m pytest $(PYTEST_WORKERS) -m "slow or not slow" $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	@$(RUN) -m ruff check
+
+venv: $(STAMP)
+
+# The stamp is written last. An environment without it is kept if it is somebody's working one;
+# `.making`, or an interpreter or pip that does not start, gives away one that was cut off half-way,
+# and that is built afresh. pip comes in only after `.making`, so a torn pip never goes unnoticed.
+$(STAMP): $(wildcard requirements*.txt)
+	@set -e; \
+	works='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'; \
+	usable='import sys, pip._internal.cli.main; sys.exit(sys.version_info < (3, 11))'; \
+	if [ -e "$(VENV)/.making" ] || ! "$(RUN)" -c "$$usable" >/dev/null 2>&1; then \
+	  if [ -e "$(VENV)" ] && [ "$(VENV)" != .venv ] && [ -n "$$(ls -A "$(VENV)")" ] \
+	      && [ ! -e "$(VENV)/pyvenv.cfg" ]; then \
+	    echo "error: VENV=$(VENV) holds files but no virtual environment:" \
+	      "name an empty or a new folder" >&2; exit 2; \
+	  fi; \
+	  chosen=; \
+	  for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+	    if "$$candidate" -c "$$works" >/dev/null 2>&1; then chosen=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$chosen" ]; then \
+	    tried=$(or $(PYTHON),python3); \
+	    found=$$("$$tried" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3])' \
+	      2>/dev/null) || found="not there"; \
+	    echo "error: Python 3.11 or newer with its venv module is needed and $$tried is $$found:" \
+	      "install one, or name one with PYTHON=/path/to/python3.12" >&2; exit 2; \
+	  fi; \
+	  echo "making $(VENV) with $$("$$chosen" --version 2>&1)"; \
+	  "$$chosen" -m venv --clear --without-pip "$(VENV)"; \
+	  touch "$(VENV)/.making"; \
+	  "$(RUN)" -m ensurepip >/dev/null; \
+	fi; \
+	rm -f "$@"; touch "$(VENV)/.making"; \
+	requirements=$(REQUIREMENTS); \
+	if [ -z "$$requirements" ]; then \
+	  if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then requirements=requirements.txt; \
+	  else requirements=requirements-cpu.txt; fi; \
+	fi; \
+	case $$requirements in \
+	  requirements.txt) size='3.4 GB for the GPU, which takes minutes' ;; \
+	  *) size='about 200 MB' ;; \
+	esac; \
+	echo "installing $$requirements and requirements-dev.txt into $(VENV), once ($$size)"; \
+	"$(RUN)" -m pip install --quiet --disable-pip-version-check \
+	  -r "$$requirements" -r requirements-dev.txt; \
+	mv "$(VENV)/.making" "$@"; touch "$@"

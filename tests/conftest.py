@@ -1,0 +1,88 @@
+"""What holds for every test: two CPU devices, no silent broadcasting, checked array shapes.
+
+Warnings are errors too; pyproject.toml says so and names the exceptions.
+"""
+
+import importlib.metadata
+import os
+import tempfile
+from pathlib import Path
+
+
+def _cache_folder() -> str:
+    """A folder that outlives the run, so that a second run compiles nothing; a fresh one if none.
+
+    Each jax version has its own: their entries differ and would only pile up in one.
+    """
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "avdiff_jax" / f"tests-jax-{importlib.metadata.version('jax')}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written
+        pass
+    return tempfile.mkdtemp(prefix="avdiff_jax-tests-")
+
+
+# In the environment, before jax is imported: so the commands that tests start have it too. The
+# numbers in the tests hold for the CPU; JAX_PLATFORMS=cuda overrides.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache_folder())
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import hypothesis
+import jax
+import pytest
+from absl import flags
+from jaxtyping import install_import_hook
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_num_cpu_devices", 2)
+# [3] + [4, 3] is more often a forgotten axis than a wish.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# An example that compiles takes long, which says nothing; and a failure should come back.
+hypothesis.settings.register_profile("avdiff_jax", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("avdiff_jax")
+
+# The shapes in the annotations are checked where functions of arrays live. Structs stay out: inside
+# jax their fields hold shardings and None as well as arrays.
+install_import_hook(
+    ["avdiff_jax.nn", "avdiff_jax.diffusion", "avdiff_jax.losses", "avdiff_jax.metrics"],
+    "beartype.beartype",
+)
+
+
+def pytest_configure(config):
+    # absl's flags ask for a parsed command line even where only their defaults are read.
+    flags.FLAGS.mark_as_parsed()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With AVDIFF_REQUIRE_SHARED=1, a test skipped for want of the reference material fails."""
+    report = yield
+    if report.skipped and os.environ.get("AVDIFF_REQUIRE_SHARED") == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if "shared" in reason and not hasattr(report, "wasxfail"):
+            report.outcome = "failed"
+            report.longrepr = f"AVDIFF_REQUIRE_SHARED=1, but {reason}"
+    return report
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """One typed PRNG key, the same in every test: split it for more."""
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference material, beside the checkout or in it; skips where there is none."""
+    for folder in (CHECKOUT.parent / "shared", CHECKOUT / "shared"):
+        if (folder / "paper_tables.json").is_file():
+            return folder
+    pytest.skip(f"no reference material: neither ../shared nor shared in {CHECKOUT.name} exists")

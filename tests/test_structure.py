@@ -1,0 +1,178 @@
+"""Data flows one way: who may import whom, read off the source files."""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "avdiff_jax"
+
+# A file imports only from entries above its own. The methods share one entry: any of them may
+# build on another, as long as no circle comes of it.
+ORDER = [
+    "errors",
+    "files",
+    "progress",
+    "devices",
+    "data/store",
+    "data/splits",
+    "data/importers",
+    "data/batches",
+    "data/synthetic",
+    "nn/masks",
+    "nn/pooling",
+    "nn/layers",
+    "nn/latents",
+    "nn/latents",
+    "nn/trunk",
+    "nn/gan",
+    "diffusion",
+    "losses",
+    "metrics",
+    "methods/method",
+    "methods/*",
+    "methods/__init__",
+    "published",
+    "checkpoint",
+    "plots",
+    "writer",
+    "results",
+    "train/stop",
+    "train/step",
+    "train/substage",
+    "train/stage",
+    "train/protocol",
+]
+# These hold a docstring and the version, and import nothing of the package.
+EMPTY = ["__init__", "data/__init__", "nn/__init__", "train/__init__"]
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+LAUNCH = sorted((ROOT / "launch").glob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """avdiff_jax/data/store.py -> data/store."""
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def rank(name: str) -> int:
+    """Where a file stands in the flow; -1 for the empty ones above it all."""
+    if name in EMPTY:
+        return -1
+    if name not in ORDER and name.startswith("methods/"):
+        name = "methods/*"
+    assert name in ORDER, f"{name}.py has no place in the flow: give it one in ORDER"
+    return ORDER.index(name)
+
+
+def run_at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a file that importing it runs: all but the bodies of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            yield from run_at_import(node)
+
+
+def imported(path: Path, source: str, walk=ast.walk) -> Iterator[tuple[int, str]]:
+    """Each import in a file as (line, dotted name of what it asks for)."""
+    # How many leading dots stand for which package of ours.
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{stem}.{alias.name}") for alias in node.names)
+
+
+def tops_of(path: Path, walk=ast.walk) -> set[str]:
+    """The top-level packages that a file imports."""
+    return {dotted.split(".")[0] for _, dotted in imported(path, path.read_text(), walk)}
+
+
+def file_of(dotted: str) -> str | None:
+    """The file of the package that an import reads: avdiff_jax.data.store.Store -> data/store."""
+    parts = dotted.split(".")
+    if parts[0] != "avdiff_jax":
+        return None
+    for length in range(len(parts), 0, -1):
+        base = ROOT.joinpath(*parts[:length])
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return name_of(path)
+    return None
+
+
+def back_edges(path: Path, source: str) -> list[str]:
+    """The imports of one package file that go against the flow, each as a sentence."""
+    name, found = name_of(path), []
+    for line, dotted in imported(path, source):
+        target = file_of(dotted)
+        if target is None or target in EMPTY or target == name:
+            continue
+        allowed = rank(target) < rank(name)
+        siblings = rank(target) == rank(name) == ORDER.index("methods/*")
+        if not (allowed or siblings):
+            found.append(f"{name}.py:{line} imports {target}, which stands below it")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_has_its_place_and_imports_only_from_above(path):
+    assert rank(name_of(path)) < len(ORDER)  # it has a place at all
+    assert not back_edges(path, path.read_text())
+
+
+def test_no_circle():
+    graph = {
+        name_of(path): {
+            file_of(dotted) for _, dotted in imported(path, path.read_text()) if file_of(dotted)
+        }
+        - {name_of(path)}
+        for path in FILES
+    }
+    assert set(graph) <= set(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_package_is_self_contained(path):
+    """No launch script, configuration or test is imported, and no other framework at the top."""
+    assert not tops_of(path) & {"launch", "configs", "tests"}
+    assert not tops_of(path, run_at_import) & {"torch", "tensorflow"}
+
+
+@pytest.mark.parametrize("path", LAUNCH, ids=lambda path: path.stem)
+def test_launch_imports_only_the_package(path):
+    assert not tops_of(path) & ({"launch", "configs", "tests"} | {other.stem for other in LAUNCH})
+
+
+def test_no_drawer_for_everything():
+    folders = ("avdiff_jax", "launch", "configs", "tests")
+    assert not [path for folder in folders for path in (ROOT / folder).rglob("utils.py")]
+
+
+@pytest.mark.parametrize(
+    "file, source, complaint",
+    [
+        ("data/store.py", "from avdiff_jax.data import batches", "data/store.py:1 imports data/ba"),
+        ("nn/trunk.py", "def f():\n    from ..losses import x", "nn/trunk.py:2 imports losses"),
+        ("methods/method.py", "import avdiff_jax.methods", "imports methods/__init__"),
+        ("nn/trunk.py", "from avdiff_jax.nn.masks import x", ""),
+        ("nn/trunk.py", "import jax\nfrom avdiff_jax import __version__", ""),
+    ],
+)
+def test_back_edges_are_seen(file, source, complaint, tmp_path, monkeypatch):
+    """The walk itself, on made-up files."""
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "avdiff_jax")
+    for name in [*ORDER, *EMPTY]:
+        path = tmp_path / "avdiff_jax" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = back_edges(tmp_path / "avdiff_jax" / file, source)
+    assert bool(found) == bool(complaint)
+    assert complaint in " ".join(found)
