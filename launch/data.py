@@ -1,7 +1,8 @@
-"""Feature files to a store, a store or lists to a split, and what is in them.
+"""Feature files to a store, a store or lists to a split, class names to text vectors.
 
     python launch/data.py import --layout official --root UCF --shots 5 --out data/ucf.h5
     python launch/data.py split --lists LISTS/UCF --shots 5 --seed 0 --out split.json
+    python launch/data.py text --classes names.txt --words glove.6B.300d.txt --out text.npz
     python launch/data.py inspect data/ucf.h5 --plot ucf.png
     python launch/data.py synthesize --out data/made-up.h5 --seed 0
 
@@ -16,15 +17,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import argparse
 import collections
 import datetime
-import math
 import os
 import re
 import signal
 
 import numpy as np
 
-from avdiff_jax.data import importers, splits, synthetic
+from avdiff_jax.data import (
+    importers,
+    lists,
+    official,
+    partition,
+    sets,
+    splits,
+    synthetic,
+    text,
+    text_files,
+    user_files,
+    words,
+)
+from avdiff_jax.data import report as reports
 from avdiff_jax.data import store as stores
+from avdiff_jax.data.clips import pooled
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.progress import Progress
 
@@ -46,13 +60,13 @@ def import_features(args, arguments):
     progress = Progress(None, "import")
     clips, source = _read(args, progress)
     pool = _pooling(args.pool)
-    clips = importers.pooled(clips, **pool)
+    clips = pooled(clips, **pool)
     name = args.name or Path(args.out).stem
-    official = source.sets is not None
-    if official:
+    brings_split = source.sets is not None
+    if brings_split:
         # an official archive brings its split; it is audited before the store is published
         clips, finish = _with_split(clips, source, name, args.shots)
-    published = importers.PUBLISHED_SECONDS  # only the official layout may leave the rates out
+    published = official.PUBLISHED_SECONDS  # only the official layout may leave the rates out
     progress.total = source.total
     with progress:
         report = stores.write_store(
@@ -69,9 +83,9 @@ def import_features(args, arguments):
             may_lack_modality=args.may_lack_modality,
             video_dtype=args.video_dtype, notes=source.notes,
             # the official reader counts MiB itself, the others leave it to the store to count clips
-            progress=None if official else progress)
+            progress=None if brings_split else progress)
     print(report)
-    if official:
+    if brings_split:
         path = args.split or f"{os.path.splitext(args.out)[0]}-{args.shots}shot.json"
         split = finish()
         splits.write(split, path)
@@ -81,15 +95,15 @@ def import_features(args, arguments):
 
 def _read(args, progress):
     """(clips, Source) from the reader of the chosen layout."""
-    text = {"text": args.text, "text_map": args.text_map}
+    given = {"text": args.text, "text_map": args.text_map}
     if args.layout == "official":
-        return importers.read_official(args.root, args.shots, **text, progress=progress)
-    text |= {"text_key": args.text_key, "text_names": args.text_names}
+        return official.read_official(args.root, args.shots, **given, progress=progress)
+    given |= {"text_key": args.text_key, "text_names": args.text_names}
     if args.layout == "manifest":
-        return importers.read_manifest(args.manifest, **text)
+        return importers.read_manifest(args.manifest, **given)
     return importers.read_npz(
         args.npz, audio_key=args.audio_key, video_key=args.video_key, label_key=args.label_key,
-        class_key=args.class_key, id_key=args.id_key, group_key=args.group_key, **text)
+        class_key=args.class_key, id_key=args.id_key, group_key=args.group_key, **given)
 
 
 def _given(value, default):
@@ -166,7 +180,7 @@ def make_split(args, _):
             if getattr(args, flag) is not None:
                 raise UserError(f"--{flag} means nothing with --lists, whose classes and sets are "
                                 f"given: leave it out")
-        split = splits.from_lists(args.lists, args.shots, args.seed)
+        split = lists.from_lists(args.lists, args.shots, args.seed)
     else:
         store = stores.open_store(args.store)
         wishes = {}
@@ -175,7 +189,7 @@ def make_split(args, _):
                 raise UserError(f"--store needs --{flag}: give a count, a fraction or a text file "
                                 f"of class names")
             wishes[flag] = _wish(getattr(args, flag), flag)
-        split = splits.from_store(store, args.shots, args.seed, by=args.by, val=args.val,
+        split = partition.from_store(store, args.shots, args.seed, by=args.by, val=args.val,
                                   test=args.test, **wishes)
     splits.write(split, args.out)
     _print_split(split)
@@ -188,11 +202,10 @@ def _wish(text, flag):
     if re.fullmatch(r"\d*\.\d+", text):
         return float(text)
     try:
-        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
+        return user_files.lines(text)
+    except UserError:
         raise UserError(f"--{flag} {text} is no count, no fraction and no readable text file of "
                         f"class names: change it") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _print_split(split):
@@ -220,7 +233,7 @@ def inspect(args, _):
     else:
         lengths, counts = _inspect_store(path)
     if args.plot:
-        plot(args.plot, path.name, lengths, counts)
+        reports.draw(args.plot, path.name, lengths, counts)
         print(f"plot       {args.plot}")
 
 
@@ -229,7 +242,7 @@ def _inspect_store(path):
     tokens = len(store.audio.values) + len(store.video.values)
     with Progress(tokens, "looking for NaN") as progress:
         stores.check_values(store, progress)
-    report = stores.report(store)
+    report = reports.report(store)
     print(report)
     for key, value in sorted(store.provenance.items()):
         print(f"{key:10} {value}")
@@ -251,13 +264,13 @@ def _inspect_split(path):
 
 
 def _inspect_archive(path, shots):
-    found = importers.published_shots(path)
+    found = official.published_shots(path)
     print(f"archive    {path} with features for {', '.join(map(str, found)) or 'no'} shots")
     lengths, counts = {"audio": [], "video": []}, collections.Counter()
     for k in [shots] if shots is not None else found:
         lengths, counts, groups = {"audio": [], "video": []}, collections.Counter(), {}
         with Progress(None, f"{k} shots") as progress:
-            clips, source = importers.read_official(path, k, progress=progress)
+            clips, source = official.read_official(path, k, progress=progress)
             for clip in clips:
                 counts[clip.class_name] += 1
                 groups[clip.clip_id] = clip.group
@@ -275,40 +288,53 @@ def _inspect_archive(path, shots):
     return lengths, dict(counts)
 
 
-def plot(path, title, lengths, counts):
-    """Draws token counts a clip (one histogram a modality) and clips a class into an image.
+# ---------------------------------------------------------------------------- text
 
-    Args:
-      path: image file; its ending gives the format.
-      lengths: modality -> [n] tokens of each clip; may be empty.
-      counts: class name -> clips.
-    """
-    import matplotlib
 
-    matplotlib.use("Agg")  # files only, no display
-    from matplotlib import pyplot
+def make_text(args, _):
+    """`text`: class text vectors from class names, by word vectors or from given vectors."""
+    if not args.out.endswith(".npz"):
+        raise UserError(f"--out {args.out} does not end in .npz: change it")
+    if args.words and (args.text_key or args.text_names):
+        raise UserError("--text-key and --text-names mean nothing with --words: leave them out")
+    names = _class_names(args.classes)
+    if args.words:
+        manual = text_files.read_manual_names(args.text_map) if args.text_map else None
+        with Progress(None, "words") as progress:
+            vectors, notes = words.name_vectors(names, args.words, manual, progress)
+    else:
+        given = text_files.read_text(args.vectors, args.text_key, args.text_names)
+        manual = text_files.read_manual_names(args.text_map) if args.text_map else None
+        vectors, notes = text.match_text(names, given, args.vectors, manual), []
+        if len(given) > len(names):
+            notes.append(f"{len(given) - len(names)} vectors of {args.vectors} are of no class of "
+                         f"{args.classes} and were left out")
+    source = args.words or args.vectors
+    text.check_text(source, names, vectors)
+    if args.unit:
+        vectors = text.unit(vectors)
+    text_files.write_text(args.out, dict(zip(names, vectors, strict=True)))
+    print(f"text       {args.out}: {len(names)} classes, vectors of {vectors.shape[1]}"
+          f"{', unit length' if args.unit else ''}, from {source}")
+    for note in [*notes, *filter(None, [text.twins(names, vectors)])]:
+        print(f"note: {note}")
 
-    figure, axes = pyplot.subplots(1, len(lengths) + 1, figsize=(4.5 * (len(lengths) + 1), 3.6))
-    axes = np.atleast_1d(axes)
-    for axis, (modality, values) in zip(axes, lengths.items(), strict=False):
-        values = np.asarray(values)
-        # edges between whole numbers, so that no bar holds more lengths than its neighbour
-        first, last = int(values.min()), int(values.max())
-        width = max(1, math.ceil((last - first + 1) / 40))
-        axis.hist(values, bins=np.arange(first, last + width + 1, width) - 0.5)
-        axis.set(xlabel=f"{modality} tokens per clip", ylabel="clips")
-    ordered = sorted(counts.values(), reverse=True)
-    axes[-1].bar(range(len(ordered)), ordered, width=1.0)
-    axes[-1].set(xlabel=f"{len(ordered)} classes, largest first", ylabel="clips")
-    figure.suptitle(title)
-    figure.tight_layout()
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no image format
-        raise UserError(f"cannot draw {path} ({error}): name a writable .png file") from None
-    finally:
-        pyplot.close(figure)
+
+def _class_names(path):
+    """The classes of a split (.json), a store (HDF5) or a text file, one a line."""
+    if path.endswith(".json"):
+        split = splits.load(path)
+        return sorted(name for names in split["classes"].values() for name in names)
+    with user_files.opened(path, "class list") as file:
+        is_store = file.read(4) == b"\x89HDF"
+    if is_store:
+        return list(stores.open_store(path).class_names)
+    names = user_files.lines(path, "class list")
+    if not names:
+        raise UserError(f"{path} holds 0 classes but one class a line is needed")
+    if twice := sets.repeated(names):
+        raise UserError(f"{path} lists class {twice!r} twice: remove one of the two lines")
+    return names
 
 
 # ---------------------------------------------------------------------------- synthesize
@@ -382,6 +408,25 @@ def _parser():
     add("--by", choices=("group", "clip"), help="hold out groups or clips; default: groups if any")
     for share in ("val", "test"):
         add(f"--{share}", type=float, metavar="0.N", help="share of groups or clips held out")
+
+    made = command("text", make_text)
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--words", metavar="FILE",
+        help="word vectors as text, one word a line (word2vec, GloVe, fastText .vec); a class gets "
+             "the mean over the words of its name, which spaces, underscores, hyphens and "
+             "CamelCase part; lower case is tried first")
+    source.add_argument("--vectors", metavar="FILE",
+        help="class text vectors to take by name: .npy dict, .npz or .csv")
+    add = made.add_argument
+    add("--classes", required=True, metavar="FILE",
+        help="class names: text file of one a line, store (.h5) or split (.json)")
+    add("--out", required=True, metavar="FILE.npz", help="names and emb, for import --text")
+    add("--unit", action=argparse.BooleanOptionalAction, default=True,
+        help="scale each vector to length 1, as the benchmark's are")
+    add("--text-key", metavar="KEY", help="matrix in an .npz of --vectors; default emb")
+    add("--text-names", metavar="KEY", help="names of its rows; default names")
+    add("--text-map", metavar="FILE.csv",
+        help="original,manual: class name, words or name to look it up by")
 
     add = command("inspect", inspect).add_argument
     add("path", help="store, split or archive folder")

@@ -63,7 +63,8 @@ class Lengths(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Upper limits on tokens per clip; 0 = the longest clip."""
+    """Upper limits on tokens per clip; 0 = the longest clip, or the time span of the other
+    modality where that has a limit."""
 
     audio: int
     video: int
@@ -71,8 +72,11 @@ class Limits(NamedTuple):
     def lengths(self, store: Store, clips: np.ndarray) -> Lengths:
         """The fixed shape for `clips`: their longest, cut to the limits; at least 1."""
         longest = store.audio.lengths[clips].max(), store.video.lengths[clips].max()
+        audio, video = self
+        ratio = store.video.seconds / store.audio.seconds
+        most = audio or round(video * ratio), video or round(audio / ratio)
         return Lengths(
-            *(max(1, min(limit or int(n), int(n))) for limit, n in zip(self, longest, strict=True))
+            *(max(1, min(limit or int(n), int(n))) for limit, n in zip(most, longest, strict=True))
         )
 
 

@@ -17,12 +17,10 @@ Clip i holds rows offsets[i] .. offsets[i+1] of a modality, one row a token.
 
 import contextlib
 import errno
-import itertools
 import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,14 +28,18 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from avdiff_jax.data import probe
+from avdiff_jax.data.clips import COPY_BYTES, Clip, Collector, check_name
+from avdiff_jax.data.drafts import draft
+from avdiff_jax.data.report import Report, report
+from avdiff_jax.data.text import check_text
 from avdiff_jax.errors import UserError
 
 SCHEMA = "avdiff_jax.store"
 VERSION = 1
 ALIGNMENT = 64  # bytes: mapped values start on a cache line, whatever their type
-COPY_BYTES = 1 << 24  # values are copied in pieces of about this size
-MAX_ID_BYTES = 1024  # names are stored at fixed width, so one absurd name would widen all
 VALUE_TYPES = {"audio": ("uint8", "float32"), "video": ("float32", "float16")}
+MODALITIES = tuple(VALUE_TYPES)
 
 
 class Sequences(NamedTuple):
@@ -55,16 +57,6 @@ class Sequences(NamedTuple):
     @property
     def dim(self):
         return self.values.shape[1]
-
-
-class Clip(NamedTuple):
-    """What an importer hands over; a modality that the clip lacks is None."""
-
-    clip_id: str
-    class_name: str
-    group: str | None
-    audio: np.ndarray | None  # [Ta, Da]
-    video: np.ndarray | None  # [Tv, Dv]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,52 +79,13 @@ class Store:
         return len(self.clip_ids)
 
 
-class Report(NamedTuple):
-    """What a store holds, for people."""
-
-    path: str
-    name: str
-    clips: int
-    clips_per_class: dict[str, int]
-    groups: int | None
-    text_dim: int
-    audio: dict  # dim, dtype, seconds, tokens, min, median, max, missing
-    video: dict
-    file_bytes: int
-    notes: tuple[str, ...]
-
-    def __str__(self):
-        counts = list(self.clips_per_class.values())
-        lines = [
-            f"store      {self.path} ({self.name}), {size_text(self.file_bytes)}",
-            f"clips      {self.clips}",
-            f"classes    {len(counts)}, with {min(counts)} to {max(counts)} clips each, "
-            f"text vectors of {self.text_dim}",
-            f"groups     {'none' if self.groups is None else self.groups}",
-        ]
-        for modality, part in (("audio", self.audio), ("video", self.video)):
-            lines.append(
-                f"{modality}      {part['tokens']} tokens of {part['dim']} x {part['dtype']}, "
-                f"one per {part['seconds']:g} s; tokens per clip min {part['min']}, "
-                f"median {part['median']:g}, max {part['max']}; {part['missing']} clips without"
-            )
-        return "\n".join(lines + [f"note       {note}" for note in self.notes])
-
-
-def size_text(count):
-    """Bytes -> "3.2 MiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"
-
-
 # ---------------------------------------------------------------------------- reading
 
 
 def open_store(path) -> Store:
     """Opens a store and checks all of it but the feature values themselves.
+
+    A file that this process did not write is opened in a child process first (`data.probe`).
 
     Raises UserError where the file is missing, truncated, not HDF5, of another schema or
     version, or contradicts itself. `check_values` looks at the values too.
@@ -145,13 +98,22 @@ def open_store(path) -> Store:
         )
     if os.path.isdir(path):
         raise UserError(f"store {path} is a folder, not an HDF5 file: name the file")
+    probe.try_apart(_read, path, "store")
+    return _read(path)
+
+
+def _read(path):
     with _opened(path) as file:
         try:
-            store = _read_store(file, path, os.path.getsize(path))
-        except (KeyError, RuntimeError, OSError, TypeError, OverflowError, MemoryError) as error:
+            store = _Reader(file, path).store()
+        except UserError:
+            raise
+        except (KeyError, RuntimeError, OSError, TypeError, ValueError, OverflowError,
+                MemoryError) as error:
             # what h5py raises, by turns, on a file whose inner structure is broken
-            raise UserError(f"store {path} is damaged ({str(error).splitlines()[0][:120]}): copy "
-                            f"or make it again") from None
+            reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+            raise UserError(f"store {path} is damaged ({reason}): copy or make it again"
+                            ) from None
     _check_store(store)
     return store
 
@@ -179,81 +141,92 @@ def _opened(path):
         yield file
 
 
-def _read_store(file, path, file_bytes):
-    def wrong(what):
-        return UserError(f"store {path} {what}: make it again with `python launch/data.py import`")
+class _Reader:
+    """The parts of an open HDF5 file, each checked before it is allocated or mapped."""
 
-    schema, version = _attribute(file, "schema"), _attribute(file, "version")
-    if schema != SCHEMA:
-        raise UserError(f"{path} is HDF5 but no feature store, its schema is {schema!r} instead "
-                        f"of {SCHEMA!r}: name a store or import this file's contents")
-    if version != VERSION:
-        raise wrong(f"has schema version {version!r} but this code reads version {VERSION}")
-    if file.userblock_size:
-        raise wrong("has a user block, which no store has")
+    def __init__(self, file, path):
+        self.file, self.path, self.file_bytes = file, path, os.path.getsize(path)
 
-    def dataset(key, ndim, kinds, mapped=False):
+    def store(self) -> Store:
+        schema, version = _attribute(self.file, "schema"), _attribute(self.file, "version")
+        if schema != SCHEMA:
+            raise UserError(f"{self.path} is HDF5 but no feature store, its schema is {schema!r} "
+                            f"instead of {SCHEMA!r}: name a store or import this file's contents")
+        if version != VERSION:
+            raise self.wrong(f"has schema version {version!r} but this code reads version "
+                             f"{VERSION}")
+        if self.file.userblock_size:
+            raise self.wrong("has a user block, which no store has")
+        return Store(
+            path=self.path,
+            name=str(_attribute(self.file, "name")),
+            clip_ids=self.strings("clip_ids"),
+            labels=self.dataset("labels", 1, "int32")[...],
+            groups=self.strings("groups") if "groups" in self.file else None,
+            class_names=tuple(self.strings("class_names").tolist()),
+            class_text=self.dataset("class_text", 2, "float32")[...],
+            audio=self.sequences("audio"),
+            video=self.sequences("video"),
+            may_lack_modality=bool(_attribute(self.file, "may_lack_modality")),
+            provenance=self.provenance(),
+        )
+
+    def wrong(self, what):
+        return UserError(f"store {self.path} {what}: make it again with `python launch/data.py "
+                         f"import`")
+
+    def dataset(self, key, ndim, *kinds) -> h5py.Dataset:
         """The HDF5 data set, after checks that make it safe to allocate or map."""
-        group = file
+        data = self.file
         for part in key.split("/"):
             # only real objects of this very file: no soft, external or virtual redirection
-            if not isinstance(group, h5py.Group) or not isinstance(
-                    group.get(part, getlink=True), h5py.HardLink):
-                raise wrong(f"has no data set {key!r}")
-            group = group[part]
-        data = group
+            if not isinstance(data, h5py.Group) or not isinstance(
+                    data.get(part, getlink=True), h5py.HardLink):
+                raise self.wrong(f"has no data set {key!r}")
+            data = data[part]
         if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
-            raise wrong(f"keeps {key!r} outside the file")
-        layout = data.id.get_create_plist().get_layout()
-        if layout != h5py.h5d.CONTIGUOUS:
-            raise wrong(f"has a chunked or compressed {key!r} where a contiguous one is needed")
+            raise self.wrong(f"keeps {key!r} outside the file")
+        if data.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+            raise self.wrong(f"has a chunked or compressed {key!r} where a contiguous one is "
+                             f"needed")
         if data.ndim != ndim or not {data.dtype.name, data.dtype.kind} & set(kinds):
-            raise wrong(f"has {key!r} as {data.ndim}-d {data.dtype} where {ndim}-d "
-                        f"{' or '.join(kinds)} is needed")
-        if data.nbytes > file_bytes:
-            raise wrong(f"declares {data.nbytes} bytes for {key!r} but has {file_bytes} in all")
+            raise self.wrong(f"has {key!r} as {data.ndim}-d {data.dtype} where {ndim}-d "
+                             f"{' or '.join(kinds)} is needed")
+        if data.nbytes > self.file_bytes:
+            raise self.wrong(f"declares {data.nbytes} bytes for {key!r} but has {self.file_bytes} "
+                             f"in all")
         return data
 
-    def strings(key):
+    def strings(self, key):
         try:
-            return np.char.decode(dataset(key, 1, ("S",))[...], "utf-8").astype(str)
+            return np.char.decode(self.dataset(key, 1, "S")[...], "utf-8").astype(str)
         except UnicodeDecodeError:
-            raise wrong(f"has names in {key!r} that are not UTF-8") from None
+            raise self.wrong(f"has names in {key!r} that are not UTF-8") from None
 
-    def sequences(modality):
-        data = dataset(f"{modality}/values", 2, ("uint8", "float16", "float32"))
-        seconds = _attribute(file[modality], "seconds")
+    def sequences(self, modality):
+        data = self.dataset(f"{modality}/values", 2, "uint8", "float16", "float32")
+        seconds = _attribute(self.file[modality], "seconds")
         if not isinstance(seconds, float) or not 0 < seconds < math.inf:
-            raise wrong(f"has seconds per token {seconds!r} for {modality}, which must be positive")
+            raise self.wrong(f"has seconds per token {seconds!r} for {modality}, which must be "
+                             f"positive")
         if data.shape[0] == 0:
             values = np.zeros(data.shape, data.dtype)
         else:
             offset = data.id.get_offset()
-            if offset is None or offset + data.nbytes > file_bytes:
-                raise wrong(f"declares {data.nbytes} bytes of {modality} values at {offset} but "
-                            f"has {file_bytes} in all")
-            values = np.memmap(path, data.dtype, "r", offset, data.shape)
-        return Sequences(values, dataset(f"{modality}/offsets", 1, ("int64",))[...], seconds)
+            if offset is None or offset + data.nbytes > self.file_bytes:
+                raise self.wrong(f"declares {data.nbytes} bytes of {modality} values at {offset} "
+                                 f"but has {self.file_bytes} in all")
+            values = np.memmap(self.path, data.dtype, "r", offset, data.shape)
+        offsets = self.dataset(f"{modality}/offsets", 1, "int64")[...]
+        return Sequences(values, offsets, seconds)
 
-    try:
-        provenance = json.loads(dataset("provenance", 1, ("uint8",))[...].tobytes())
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise wrong("has a provenance that is not JSON") from None
-    return Store(
-        path=path,
-        name=str(_attribute(file, "name")),
-        clip_ids=strings("clip_ids"),
-        labels=dataset("labels", 1, ("int32",))[...],
-        groups=strings("groups") if "groups" in file else None,
-        class_names=tuple(strings("class_names").tolist()),
-        class_text=dataset("class_text", 2, ("float32",))[...],
-        audio=sequences("audio"),
-        video=sequences("video"),
-        may_lack_modality=bool(_attribute(file, "may_lack_modality")),
-        provenance=provenance if isinstance(provenance, dict) else {"provenance": provenance},
-    )
+    def provenance(self):
+        content = self.dataset("provenance", 1, "uint8")[...].tobytes()
+        try:
+            provenance = json.loads(content)
+        except (ValueError, RecursionError):
+            raise self.wrong("has a provenance that is not JSON") from None
+        return provenance if isinstance(provenance, dict) else {"provenance": provenance}
 
 
 def _attribute(node, key):
@@ -288,15 +261,16 @@ def _check_store(store):
                     f"{str(store.clip_ids[outside[0]])!r} but only {classes} classes")
     if store.class_text.shape[0] != classes:
         raise wrong(f"has {store.class_text.shape[0]} text vectors for {classes} classes")
-    _check_text(store.path, store.class_names, store.class_text)
-    for modality in ("audio", "video"):
+    check_text(store.path, store.class_names, store.class_text)
+    for modality in MODALITIES:
         part = getattr(store, modality)
         offsets = part.offsets
         if part.dim == 0:
             raise wrong(f"has {modality} tokens of dimension 0")
         if offsets.shape != (n + 1,):
             raise wrong(f"has {len(offsets)} {modality} offsets for {n} clips instead of {n + 1}")
-        if offsets[0] != 0 or offsets[-1] != len(part.values) or (np.diff(offsets) < 0).any():
+        falls = (offsets[1:] < offsets[:-1]).any()  # differences of hostile numbers could overflow
+        if offsets[0] != 0 or offsets[-1] != len(part.values) or falls:
             raise wrong(f"has {modality} offsets from {offsets[0]} to {offsets[-1]} that do not "
                         f"rise from 0 to its {len(part.values)} tokens")
         empty = np.flatnonzero(part.lengths == 0)
@@ -317,21 +291,9 @@ def _first_repeated(names):
     return None
 
 
-def _check_text(path, class_names, class_text):
-    if class_text.ndim != 2 or class_text.shape[1] == 0:
-        raise UserError(f"text vectors for {path} have shape {class_text.shape} instead of "
-                        f"(classes, dimensions)")
-    # a vector of zeros is how embedding files mark a word that they do not know
-    usable = np.isfinite(class_text).all(1) & (class_text != 0).any(1)
-    if not usable.all():
-        name = class_names[int(np.argmin(usable))]
-        raise UserError(f"class {name!r} of {path} has no usable text vector (all zeros, NaN or "
-                        f"infinite): give one in the text file")
-
-
 def check_values(store, progress=None):
     """Reads every feature value once; raises UserError naming a clip with NaN or infinity."""
-    for modality in ("audio", "video"):
+    for modality in MODALITIES:
         part = getattr(store, modality)
         if part.values.dtype.kind != "f":
             continue
@@ -349,146 +311,7 @@ def check_values(store, progress=None):
                 progress.step(len(finite))
 
 
-def report(store, notes=()) -> Report:
-    """Counts and lengths of an open store."""
-    per_class = np.bincount(store.labels, minlength=len(store.class_names))
-    return Report(
-        path=store.path,
-        name=store.name,
-        clips=len(store),
-        clips_per_class=dict(zip(store.class_names, per_class.tolist(), strict=True)),
-        groups=_count_groups(store.groups),
-        text_dim=store.class_text.shape[1],
-        audio=_describe(store.audio),
-        video=_describe(store.video),
-        file_bytes=os.path.getsize(store.path),
-        notes=tuple(notes) + _doubts(store, per_class),
-    )
-
-
-def _count_groups(groups):
-    if groups is None:
-        return None
-    return len(np.unique(groups[groups != ""])) + int((groups == "").sum())
-
-
-def _describe(part):
-    present = part.lengths[part.lengths > 0]
-    if present.size == 0:
-        present = np.zeros(1, np.int64)
-    return {
-        "dim": part.dim, "dtype": part.values.dtype.name, "seconds": part.seconds,
-        "tokens": len(part.values), "min": int(present.min()),
-        "median": float(np.median(present)), "max": int(present.max()),
-        "missing": int((part.lengths == 0).sum()),
-    }
-
-
-def _doubts(store, per_class):
-    """Things that are allowed but that a user should know of."""
-    notes = []
-    if (per_class == 0).any():
-        idle = [name for name, count in zip(store.class_names, per_class, strict=True) if not count]
-        notes.append(f"{len(idle)} classes have no clip, the first is {idle[0]!r}")
-    _, first, inverse = np.unique(
-        store.class_text, axis=0, return_index=True, return_inverse=True)
-    twins = np.flatnonzero(first[inverse.ravel()] != np.arange(len(first[inverse.ravel()])))
-    if twins.size:
-        late = int(twins[0])
-        early = int(first[inverse.ravel()[late]])
-        notes.append(f"the classes {store.class_names[early]!r} and {store.class_names[late]!r} "
-                     f"have the same text vector, so text cannot tell them apart")
-    return tuple(notes)
-
-
 # ---------------------------------------------------------------------------- writing
-
-
-class _Ragged:
-    """Appends checked tokens of one modality to a raw file, beside the store to be.
-
-    HDF5 wants the size of a contiguous data set beforehand and clips arrive one by one, so
-    they go to a raw file first and are copied over at the end.
-    """
-
-    def __init__(self, folder, modality, dtype, dim):
-        self.modality, self.dim, self.dtype = modality, dim, np.dtype(dtype)
-        self.path = os.path.join(folder, modality + ".raw")
-        self.file = open(self.path, "w+b")  # noqa: SIM115  (closed by `close`)
-        self.lengths = []
-
-    def append(self, values, clip_id):
-        """`values` [T, D] or None; returns nothing, raises UserError on unfit values."""
-        if values is None or len(values) == 0:
-            self.lengths.append(0)
-            return
-        if self.dtype == np.uint8 and not _fits_uint8(values):
-            self._widen()
-        with np.errstate(over="ignore"):  # an overflow is reported below, with the clip's name
-            stored = values.astype(self.dtype, order="C", copy=False)
-        if stored.dtype.kind == "f" and not np.isfinite(stored).all():
-            raise UserError(
-                f"clip {clip_id!r} has {self.modality} features up to "
-                f"{np.abs(values).max():.3g}, beyond the range of {self.dtype} "
-                f"({np.finfo(self.dtype).max:.3g}): scale them or store a wider type")
-        self.file.write(stored.data)
-        self.lengths.append(len(stored))
-
-    def _widen(self):
-        """Rewrites what is there as float32: this is not all integral in 0..255."""
-        wide = open(self.path + ".wide", "w+b")  # noqa: SIM115
-        self.file.seek(0)
-        while block := self.file.read(COPY_BYTES):
-            wide.write(np.frombuffer(block, np.uint8).astype(np.float32).data)
-        self.file.close()
-        os.remove(self.path)
-        self.file, self.dtype = wide, np.dtype(np.float32)
-
-    def copy_to(self, group, seconds):
-        """Writes `values`, `offsets` and `seconds` into an HDF5 group."""
-        offsets = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]).astype(np.int64)
-        dim = self.dim or 1  # no clip has this modality: any width will do
-        data = group.create_dataset("values", (int(offsets[-1]), dim), self.dtype)
-        rows = max(1, COPY_BYTES // (dim * self.dtype.itemsize))
-        self.file.seek(0)
-        for start in range(0, len(data), rows):
-            stop = min(start + rows, len(data))
-            block = self.file.read((stop - start) * dim * self.dtype.itemsize)
-            data[start:stop] = np.frombuffer(block, self.dtype).reshape(-1, dim)
-        group.create_dataset("offsets", data=offsets)
-        group.attrs["seconds"] = float(seconds)
-
-    def close(self):
-        self.file.close()
-
-
-def _fits_uint8(values):
-    if values.dtype == np.uint8:
-        return True
-    return bool(((values >= 0) & (values <= 255) & (values == np.rint(values))).all())
-
-
-def _checked(values, clip_id, modality, dim):
-    """One clip's tokens as a numeric [T, D] array, or None; raises UserError."""
-    if values is None:
-        return None
-    values = np.asarray(values)
-    if values.dtype.kind not in "biuf":
-        raise UserError(f"clip {clip_id!r} has {modality} features of type {values.dtype} where "
-                        f"numbers are needed: save a plain numeric array")
-    if values.ndim != 2:
-        raise UserError(f"clip {clip_id!r} has {modality} features of shape {values.shape} where "
-                        f"(tokens, dimensions) is needed: reshape them")
-    if len(values) == 0:
-        return None
-    if values.shape[1] == 0 or dim not in (None, values.shape[1]):
-        raise UserError(f"clip {clip_id!r} has {modality} features of dimension "
-                        f"{values.shape[1]} but the others have {dim}: use one extractor for all")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        token = int(np.argmin(np.isfinite(values).all(1)))
-        raise UserError(f"clip {clip_id!r} has NaN or infinite {modality} features (token "
-                        f"{token}): mend or leave out the clip")
-    return values
 
 
 def write_store(
@@ -529,7 +352,34 @@ def write_store(
     """
     path = os.fspath(path)
     class_names = tuple(str(class_name) for class_name in class_names)
-    class_text = np.asarray(class_text)
+    class_text = _checked_text(path, class_names, class_text)
+    rates = {"audio": audio_seconds, "video": video_seconds}
+    for modality, seconds in rates.items():
+        if not 0 < seconds < math.inf:
+            raise UserError(f"{modality} seconds per token is {seconds}, it must be positive: "
+                            f"change --{modality}-seconds")
+    if video_dtype not in VALUE_TYPES["video"]:
+        raise UserError(f"video type {video_dtype!r} is none of {VALUE_TYPES['video']}")
+
+    with draft(path) as made:
+        with Collector(os.path.dirname(made), class_names, may_lack_modality) as collected:
+            collected.expect("audio", "uint8", audio_dim)
+            collected.expect("video", video_dtype, video_dim)
+            for clip in clips:
+                collected.add(clip)
+                if progress is not None:
+                    progress.step(1)
+            if not collected.ids:
+                raise UserError(f"no clips for {path}: the source holds 0 clips")
+            with h5py.File(made, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+                _write_parts(file, name, collected, class_text, rates, provenance)
+        probe.trust(made)
+        open_store(made)  # what we are about to publish can be read
+    return report(open_store(path), tuple(notes))
+
+
+def _checked_text(path, class_names, class_text):
+    """[C, Dt] float32; raises UserError where names and vectors do not fit."""
     if not class_names:
         raise UserError(f"no classes for {path}: the source holds 0 clips that could be stored")
     repeated = _first_repeated(class_names)
@@ -539,135 +389,27 @@ def write_store(
         raise UserError(f"{len(class_text)} text vectors for {len(class_names)} classes of {path}: "
                         f"give one for each class")
     for class_name in class_names:
-        _check_name("class", class_name)
-    class_text = class_text.astype(np.float32)
-    _check_text(path, class_names, class_text)
-    for modality, seconds in (("audio", audio_seconds), ("video", video_seconds)):
-        if not 0 < seconds < math.inf:
-            raise UserError(f"{modality} seconds per token is {seconds}, it must be positive: "
-                            f"change --{modality}-seconds")
-    if video_dtype not in VALUE_TYPES["video"]:
-        raise UserError(f"video type {video_dtype!r} is none of {VALUE_TYPES['video']}")
-
-    with _workplace(path) as folder, contextlib.ExitStack() as stack:
-        parts = {}
-        for modality, dtype, dim in (
-                ("audio", "uint8", audio_dim), ("video", video_dtype, video_dim)):
-            parts[modality] = _Ragged(folder, modality, dtype, dim)
-            stack.callback(parts[modality].close)
-        ids, labels, groups = _append_all(
-            clips, parts, class_names, may_lack_modality, progress)
-        if not ids:
-            raise UserError(f"no clips for {path}: the source holds 0 clips")
-        groups = _group_column(ids, groups)
-        draft = os.path.join(folder, "draft.h5")
-        with h5py.File(draft, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
-            file.attrs.update(schema=SCHEMA, version=VERSION, name=str(name),
-                              may_lack_modality=bool(may_lack_modality))
-            file["clip_ids"] = _fixed_width(ids)
-            file["labels"] = np.asarray(labels, np.int32)
-            if groups is not None:
-                file["groups"] = _fixed_width(groups)
-            file["class_names"] = _fixed_width(class_names)
-            file["class_text"] = class_text
-            text = json.dumps(provenance, sort_keys=True)
-            file["provenance"] = np.frombuffer(text.encode(), np.uint8)
-            for modality, seconds in (("audio", audio_seconds), ("video", video_seconds)):
-                parts[modality].copy_to(file.create_group(modality), seconds)
-        _sync(draft)
-        open_store(draft)  # what we are about to publish can be read
-        os.replace(draft, path)
-        _sync(os.path.dirname(path) or ".")
-    return report(open_store(path), tuple(notes))
+        check_name("class", class_name)
+    with np.errstate(over="ignore"):  # infinity is refused below, with the class's name
+        class_text = np.asarray(class_text).astype(np.float32)
+    check_text(path, class_names, class_text)
+    return class_text
 
 
-def _append_all(clips, parts, class_names, may_lack_modality, progress):
-    """Checks and appends every clip; returns ids, labels and groups as lists."""
-    numbers = {class_name: number for number, class_name in enumerate(class_names)}
-    ids, labels, groups, seen = [], [], [], {}
-    for clip in clips:
-        clip_id = clip.clip_id
-        _check_name("clip id", clip_id)
-        if clip_id in seen:
-            first = class_names[labels[seen[clip_id]]]
-            raise UserError(f"clip id {clip_id!r} occurs twice (classes {first!r} and "
-                            f"{clip.class_name!r}): give each clip its own id")
-        if clip.class_name not in numbers:
-            raise UserError(f"clip {clip_id!r} is of class {clip.class_name!r}, which is none of "
-                            f"the {len(class_names)} classes: add it or leave out the clip")
-        if clip.group:
-            _check_name("group", clip.group)
-        given = {
-            modality: _checked(getattr(clip, modality), clip_id, modality, part.dim)
-            for modality, part in parts.items()
-        }
-        absent = [modality for modality, values in given.items() if values is None]
-        if absent and not may_lack_modality:
-            raise UserError(f"clip {clip_id!r} has an empty {absent[0]} sequence: leave out the "
-                            f"clip or allow it with --may-lack-modality")
-        if len(absent) == len(given):
-            raise UserError(f"clip {clip_id!r} has neither audio nor video: leave it out")
-        for modality, values in given.items():
-            part = parts[modality]
-            if values is not None and part.dim is None:
-                part.dim = values.shape[1]
-            part.append(values, clip_id)
-        seen[clip_id] = len(ids)
-        ids.append(clip_id)
-        labels.append(numbers[clip.class_name])
-        groups.append(clip.group)
-        if progress is not None:
-            progress.step(1)
-    return ids, labels, groups
-
-
-def _check_name(what, text):
-    if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(
-            text.encode("utf-8", "replace")) > MAX_ID_BYTES:
-        raise UserError(f"{what} {str(text)[:80]!r} is not a printable name of 1 to {MAX_ID_BYTES} "
-                        f"bytes: rename it")
-
-
-def _group_column(ids, groups):
-    """Groups as stored, "" for a clip by itself; None where no group joins or renames clips."""
-    groups = ["" if group in (None, clip_id) else group
-              for clip_id, group in zip(ids, groups, strict=True)]
-    return groups if any(groups) else None
+def _write_parts(file, name, collected, class_text, rates, provenance):
+    file.attrs.update(schema=SCHEMA, version=VERSION, name=str(name),
+                      may_lack_modality=bool(collected.may_lack_modality))
+    file["clip_ids"] = _fixed_width(collected.ids)
+    file["labels"] = np.asarray(collected.labels, np.int32)
+    if collected.groups is not None:
+        file["groups"] = _fixed_width(collected.groups)
+    file["class_names"] = _fixed_width(collected.class_names)
+    file["class_text"] = class_text
+    text = json.dumps(provenance, sort_keys=True)
+    file["provenance"] = np.frombuffer(text.encode(), np.uint8)
+    for modality, seconds in rates.items():
+        collected.parts[modality].copy_to(file.create_group(modality), seconds)
 
 
 def _fixed_width(names):
     return np.array([name.encode("utf-8") for name in names])
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _workplace(path):
-    """A scratch folder beside `path`, gone afterwards; parents are made and, on failure, unmade."""
-    parent = os.path.dirname(path) or "."
-    above = [parent]
-    while os.path.dirname(above[-1]) not in ("", above[-1]):
-        above.append(os.path.dirname(above[-1]))
-    missing = list(itertools.takewhile(lambda folder: not os.path.exists(folder), above))
-    try:
-        if os.path.isdir(path):
-            raise UserError(f"{path} is a folder: name a file to write")
-        os.makedirs(parent, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=parent) as folder:
-            yield folder
-    except BaseException as error:
-        for folder in missing:  # deepest first
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
-        # an error of the source files was already turned into a UserError where they are read
-        if isinstance(error, OSError):
-            reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-            raise UserError(f"cannot write {path}: {reason}: free space or name another place"
-                            ) from error
-        raise

@@ -14,7 +14,7 @@ import pytest
 
 from avdiff_jax.data import splits
 from avdiff_jax.data.store import open_store
-from tests.data.test_importers import Calls, arrays, make_archive, text_file
+from tests.data.samples import Calls, arrays, make_archive, text_file
 
 SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "data.py"
 
@@ -170,6 +170,65 @@ def test_table_1(run, shared, name, wanted):
     assert str(table["train2_base"]) in out
 
 
+def glove(path, *words, dim=4):
+    rows = (" ".join([word, *(f"{at + 1 + d}" for d in range(dim))])
+            for at, word in enumerate(words))
+    Path(path).write_text("\n".join(rows) + "\n")
+
+
+def test_text_from_word_vectors_is_imported(run, npz):
+    glove("glove.txt", "dog", "wild", "cat")
+    Path("names.txt").write_text("Cat\n\nWildDog\n dog\n")
+    code, out, _ = run("text", "--classes=names.txt", "--words=glove.txt", "--out=made/t.npz")
+    assert code == 0 and out == (
+        "text       made/t.npz: 3 classes, vectors of 4, unit length, from glove.txt\n")
+    with np.load("made/t.npz") as made:
+        assert made["names"].tolist() == ["Cat", "WildDog", "dog"]
+        np.testing.assert_allclose(np.linalg.norm(made["emb"], axis=1), 1, rtol=1e-6)
+    at = NPZ.index("text.csv")
+    assert run(*NPZ[:at], "made/t.npz", *NPZ[at + 1:])[0] == 0
+    store = open_store("out.h5")
+    np.testing.assert_allclose(store.class_text[1], np.array([3, 4, 5, 6]) / 86**0.5, rtol=1e-6)
+
+    # the store's own class list; vectors as they are
+    words = ["text", "--classes=out.h5", "--words=glove.txt", "--out=s.npz", "--no-unit"]
+    code, out, _ = run(*words)
+    assert code == 0 and "2 classes, vectors of 4, from" in out
+    with np.load("s.npz") as made:
+        np.testing.assert_array_equal(made["emb"], [[1, 2, 3, 4], [3, 4, 5, 6]])
+
+
+def test_text_says_what_disagrees(run, npz):
+    glove("glove.txt", "sit", "stand", "to", "up")
+    Path("names.txt").write_text("sit to stand\nstand to sit\nstanding upp\nsit down\n")
+    words = ["text", "--classes=names.txt", "--out=t.npz"]
+    fails(run, [*words, "--words=glove.txt"],
+          "has no word of 1 of 4 classes: 'standing upp' (close to 'stand', 'up'): respell them")
+    Path("map.csv").write_text("original,manual\nStanding upp,stand up\n")
+    code, out, _ = run(*words, "--words=glove.txt", "--text-map=map.csv")
+    assert code == 0 and "class 'sit down' is averaged without 'down', for which" in out
+    assert "'sit to stand' and 'stand to sit' have the same text vector" in out
+    fails(run, [*words, "--words=glove.txt", "--text-key=emb"], "--text-key and --text-names mean")
+
+    Path("names.txt").write_text("dgo\ncat\n")
+    fails(run, [*words, "--vectors=text.csv"], "no text vector for 1 of 2 classes: 'dgo' (close to")
+    Path("names.txt").write_text("cat\n")
+    code, out, _ = run(*words, "--vectors=text.csv")
+    assert code == 0 and "1 vectors of text.csv are of no class of names.txt" in out
+    Path("text.csv").write_text("cat,0,0\n")
+    fails(run, [*words, "--vectors=text.csv"], "no usable text vector (all zeros")
+
+
+def test_text_of_a_split(run):
+    run("synthesize", "--out=s.h5", "--classes=8", "--clips-per-class=16", "--audio-dim=8",
+        "--video-dim=8", "--text-dim=16")
+    run("split", "--store=s.h5", "--base=0.5", "--novel1=2", "--novel2=2", "--shots=2", "--by=clip",
+        "--out=s.json")
+    glove("glove.txt", "sound", "sight", "rising", "falling", "1", "2")
+    code, out, _ = run("text", "--classes=s.json", "--words=glove.txt", "--out=t.npz")
+    assert code == 0 and "8 classes" in out
+
+
 def hurt_features(made, clip, value):
     made["m1_flat"][made["m1_offsets"][clip], 1] = value
 
@@ -184,7 +243,7 @@ BAD_ARRAYS = {
     "empty": (empty, (), "clip 's2' has an empty video sequence"),
     "label": (lambda made: made["label"].__setitem__(4, 7), (), "clip 's4' the label 7"),
     "duplicate": (lambda made: made.update(sample_id=["s"] * 20), (), "clip id 's' occurs twice"),
-    "class text": (lambda made: made.update(class_names=["dog", "cow"]), (), "class 'cow' has no"),
+    "class text": (lambda made: made.update(class_names=["dog", "cow"]), (), "classes: 'cow'"),
     "offsets": (lambda made: made.update(m2_offsets=made["m2_offsets"][:-1]), (), "shape (20,)"),
     "pickle": (lambda made: made.update(label=np.array([Calls(os.system, "touch sentinel")])), (),
                "Python objects"),
@@ -226,6 +285,9 @@ def fails(run, words, sentence):
     (["synthesize", "--out=s.h5", "--classes=many"], "invalid int value: 'many'"),
     (["synthesize", "--out=s.h5", "--classes=2"], "--classes is 2"),
     (["inspect", ".", "--plot=p.png"], "no folder 'features'"),
+    (["text", "--classes=none", "--words=none", "--out=t.csv"], "--out t.csv does not end in .npz"),
+    (["text", "--classes=none", "--words=none", "--out=t.npz"], "class list none cannot be read"),
+    (["text", "--classes=none", "--out=t.npz"], "--words --vectors is required"),
     ([], "required: COMMAND"),
 ])
 def test_bad_commands(run, words, sentence):

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from avdiff_jax.data import clips, probe
 from avdiff_jax.data import store as stores
 from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def no_child(monkeypatch):
+    """Hundreds of files are opened here: none in a child process first, as test_probe.py does."""
+    monkeypatch.setattr(probe, "try_apart", lambda *_: None)
 
 
 def clip(number, *, audio=None, video=None, class_name="dog", group=None):
@@ -85,14 +92,14 @@ def test_bytes_survive_at_their_ends(tmp_path):
 
 
 def test_copies_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "COPY_BYTES", 32)  # smaller than the values of one clip
-    clips = [clip(0), clip(9), clip(2, audio=np.full((2, 3), 0.25))]
-    save(tmp_path / "s.h5", clips)
+    monkeypatch.setattr(clips, "COPY_BYTES", 32)  # smaller than the values of one clip
+    given = [clip(0), clip(9), clip(2, audio=np.full((2, 3), 0.25))]
+    save(tmp_path / "s.h5", given)
     store = open_store(tmp_path / "s.h5")
     for modality in ("audio", "video"):
         np.testing.assert_array_equal(
             getattr(store, modality).values,
-            np.concatenate([getattr(c, modality) for c in clips]).astype(np.float32))
+            np.concatenate([getattr(c, modality) for c in given]).astype(np.float32))
 
 
 def test_half_precision_video(tmp_path):
@@ -162,8 +169,8 @@ BAD = {
     "class twice": ([clip(0)], {"class_names": ["dog", "dog"]}, "'dog' is named twice"),
     "text rows": ([clip(0)], {"class_text": np.ones((1, 4))}, "1 text vectors for 2 classes"),
     "text zero": ([clip(0)], {"class_text": np.array([[1.0, 0], [0, 0]])},
-                  "class 'cat' of .* has no usable text vector"),
-    "text NaN": ([clip(0)], {"class_text": np.array([[np.nan, 0], [0, 1]])}, "class 'dog'"),
+                  "no usable text vector .* for 1 of 2 classes: 'cat'"),
+    "text NaN": ([clip(0)], {"class_text": np.array([[np.nan, 0], [0, 1]])}, "classes: 'dog'"),
     "rate": ([clip(0)], {"audio_seconds": 0.0}, "audio seconds per token is 0.0"),
     "rate NaN": ([clip(0)], {"video_seconds": float("nan")}, "video seconds per token is nan"),
     "type": ([clip(0)], {"video_dtype": "float64"}, "'float64'"),
@@ -205,7 +212,7 @@ def test_full_disk(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stores._Ragged, "copy_to", full)
+    monkeypatch.setattr(clips.Ragged, "copy_to", full)
     with pytest.raises(UserError, match=r"cannot write .*s\.h5: No space left"):
         save(tmp_path / "s.h5", [clip(0)])
     assert list(tmp_path.iterdir()) == []

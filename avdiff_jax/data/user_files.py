@@ -1,0 +1,54 @@
+"""Small files of users, as lines or as rows of a CSV: what is wrong with one is a sentence."""
+
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Iterator
+
+from avdiff_jax.errors import UserError
+
+MAX_TABLE_BYTES = 1 << 30  # labels, names, text vectors: anything larger is a mistake or a bomb
+
+
+@contextlib.contextmanager
+def opened(path, what="file") -> Iterator[io.BufferedReader]:
+    """Opens a user's file for reading bytes; `what` it is goes into the UserError."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read ({os.strerror(error.errno)}): name an "
+                        f"existing one") from None
+    with file:
+        yield file
+
+
+def text_of(path, what="file") -> str:
+    """All of a UTF-8 file, of sensible size. Raises UserError."""
+    with opened(path, what) as file:
+        try:
+            content = file.read(MAX_TABLE_BYTES + 1)
+        except OSError as error:
+            raise UserError(f"{what} {path} cannot be read ({os.strerror(error.errno)}): name "
+                            f"another one") from None
+    if len(content) > MAX_TABLE_BYTES:
+        raise UserError(f"{what} {path} is larger than {MAX_TABLE_BYTES} bytes, which makes no "
+                        f"sense: name another one")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} {path} is not UTF-8 text ({error}): save it as such") from None
+
+
+def lines(path, what="file") -> list[str]:
+    """The lines of a text file, without blank ones and the space around them. Raises UserError."""
+    return [line.strip() for line in text_of(path, what).splitlines() if line.strip()]
+
+
+def rows(path, what="file") -> list[list[str]]:
+    """The cells of a CSV, without blank rows and the space around cells. Raises UserError."""
+    try:
+        found = list(csv.reader(io.StringIO(text_of(path, what), newline=""), strict=True))
+    except csv.Error as error:
+        raise UserError(f"{what} {path} is not a CSV file ({error}): mend its quotes") from None
+    return [[cell.strip() for cell in row] for row in found if row]
