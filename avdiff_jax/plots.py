@@ -1,6 +1,6 @@
 """Pictures of a finished run: what is confused, what is generated, B against N."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,34 @@ def curve_plot(
         axes.legend()
     axes.set(xlabel="B (%)", ylabel="N (%)", xlim=(0, None), ylim=(0, None))
     axes.grid(alpha=0.3)
+    return _render(figure, path)
+
+
+def sweep_plot(
+    x: Sequence[float],
+    means: Mapping[str, Sequence[float]],
+    spreads: Mapping[str, Sequence[float]],
+    label: str,
+    path: str | Path,
+) -> np.ndarray:
+    """Several numbers against one setting, such as B, N, HM and FSL against T.
+
+    Args:
+      x: [k] values of the setting, increasing.
+      means, spreads: name -> [k] percent; the spread is drawn as a bar either way.
+      label: of the x axis.
+      path: the PNG to write.
+
+    Returns:
+      The picture, RGB uint8 [height, width, 3].
+    """
+    figure, axes = _figure(size=5.0)
+    for name, values in means.items():
+        axes.errorbar(x, values, yerr=spreads[name], marker="o", capsize=3, label=name)
+    axes.set(xlabel=label, ylabel="percent", ylim=(0, None))
+    axes.set_xticks(list(x))
+    axes.grid(alpha=0.3)
+    axes.legend()
     return _render(figure, path)
 
 

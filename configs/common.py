@@ -41,7 +41,8 @@ def base() -> ConfigDict:
     c.data.synthetic.video_dim = 4096
     c.data.synthetic.text_dim = 300
     c.data.audio_scale = "255"  # 255: divide by it; standardize: from base training clips
-    c.data.train_max_audio = 0  # tokens; 0 = the longest clip
+    # Tokens; 0 = the longest clip, or the time span of the other modality's limit.
+    c.data.train_max_audio = 0
     c.data.train_max_video = 0
     c.data.val_max_audio = 0
     c.data.val_max_video = 0
@@ -142,9 +143,13 @@ def apply(c: ConfigDict, w: dict) -> ConfigDict:
     c.model.attention = w.get("attention", c.model.attention)
     c.model.modality = w.get("modality", c.model.modality)
     c.diffusion.condition = w.get("condition", c.diffusion.condition)
-    if w.get("published"):
+    if w.get("published"):  # token limits of ActivityNet stand in its own file
         c.model.video_norm = "time"
-        c.data.audio_scale = "255"
         c.model.bn_padding = "batch"
+        c.data.audio_scale = "255"
+        c.diffusion.final_noise = True
+        c.diffusion.sampler_gradient = True
+        c.train.frozen_mode = "train"
+        c.eval.calibration = "grid"
     c.lock()
     return c

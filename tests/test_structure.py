@@ -50,6 +50,7 @@ ORDER = [
     "methods/method",
     "methods/*",
     "methods/__init__",
+    "flops",
     "published",
     "checkpoint",
     "plots",

@@ -1,9 +1,10 @@
 """Class prototypes: what a class looks like on average, in the space of the input."""
 
-from functools import partial
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from avdiff_jax.nn.pooling import mean_over_time, unit
 from avdiff_jax.nn.trunk import scaled
@@ -22,10 +23,33 @@ def clip_vector(batch, buffers, video_norm: str):
     )
 
 
-@partial(jax.jit, static_argnames=("video_norm", "classes"))
-def _sums(batch, buffers, video_norm, classes):
-    one_hot = jax.nn.one_hot(batch.label, classes).T * batch.weight[None]
-    return [one_hot @ part for part in clip_vector(batch, buffers, video_norm)]
+def class_statistics(vector: Callable, batches, classes: int):
+    """Averages of the clips of each class.
+
+    Args:
+      vector: batch -> [b, d]; compiled here.
+      batches: evaluation batches of the training clips.
+
+    Returns:
+      class means [C, d], zero for a class without clips; the standard deviation of a clip from
+      the mean of its class [d], over all clips (the means take one degree of freedom each).
+    """
+
+    @jax.jit
+    def sums(batch):
+        x = vector(batch)
+        one_hot = jax.nn.one_hot(batch.label, classes).T * batch.weight[None]
+        return one_hot.sum(1), one_hot @ x, batch.weight @ jnp.square(x)
+
+    totals = [0.0, 0.0, 0.0]  # in float64: the variance is a difference of large sums
+    for batch in batches:
+        parts = jax.device_get(sums(batch))
+        totals = [a + b.astype(np.float64) for a, b in zip(totals, parts, strict=True)]
+    count, total, square = totals
+    mean = total / np.maximum(count, 1)[:, None]
+    inside = np.maximum(square - (count[:, None] * mean**2).sum(0), 0)
+    deviation = np.sqrt(inside / max(count.sum() - (count > 0).sum(), 1))
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(deviation, jnp.float32)
 
 
 def prototypes(batches, buffers, info):
@@ -37,9 +61,10 @@ def prototypes(batches, buffers, info):
     Returns:
       [C, Da + Dv]; zero for a class without clips.
     """
-    video_norm, classes = info.config.model.video_norm, len(info.classes)
-    total = None
-    for batch in batches:
-        part = _sums(batch, buffers, video_norm, classes)
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
-    return jnp.concatenate([unit(part) for part in total], axis=-1)
+
+    def vector(batch):
+        return jnp.concatenate(clip_vector(batch, buffers, info.config.model.video_norm), axis=-1)
+
+    mean, _ = class_statistics(vector, batches, len(info.classes))
+    parts = jnp.split(mean, [len(info.audio_shift)], axis=-1)
+    return jnp.concatenate([unit(part) for part in parts], axis=-1)

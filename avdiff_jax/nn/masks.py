@@ -41,6 +41,14 @@ def self_pairs() -> np.ndarray:
     return class_pairs() | _table((AUDIO, AUDIO), (VIDEO, VIDEO))
 
 
+def pure_pairs() -> np.ndarray:
+    """Zorro's mask (Recasens et al. 2023): audio sees audio, video sees video, fusion tokens
+    see all three, and nobody else sees them."""
+    return _table(
+        (AUDIO, AUDIO), (VIDEO, VIDEO), *[(FUSION, t) for t in (AUDIO, VIDEO, FUSION)]
+    )
+
+
 PATTERNS = ("full", "cross", "self", "alternate", "hybrid")
 
 

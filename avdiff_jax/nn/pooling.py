@@ -17,7 +17,7 @@ def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
 
 def segment_means(
     x: Float[Array, "b t d"], valid: Bool[Array, "b t"], segments: int
-) -> Float[Array, "b s*d"]:
+) -> Float[Array, "b {segments}*d"]:
     """Means over `segments` equal parts of the valid tokens, concatenated.
 
     Part s of n tokens covers floor(s n / S) to ceil((s + 1) n / S), at least one token, so

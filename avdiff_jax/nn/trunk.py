@@ -1,11 +1,14 @@
 """From a batch to the fused class token: the part that AV-Diff, AV-GAN and others share."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.nn import masks
 from avdiff_jax.nn.layers import Block, EmbeddingNet, TokenCode
+from avdiff_jax.nn.pooling import mean_over_time
 
 TYPES = {"audio": masks.AUDIO, "video": masks.VIDEO}
 
@@ -97,9 +100,13 @@ class Fusion(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Scaled features -> embedding nets (`enc`) -> tokens (`pos`) -> class token (`fusion`)."""
+    """Scaled features -> embedding nets (`enc`) -> tokens (`pos`) -> fused token (`fusion`).
+
+    `fused_by` makes the fusion from the configuration; AV-Diff's unless given.
+    """
 
     config: object
+    fused_by: Callable = Fusion
 
     def setup(self):
         """Groups of parameters carry the names that players and freezing refer to."""
@@ -107,7 +114,7 @@ class Trunk(nn.Module):
         names = modalities(self.config)
         self.enc = Encoders((model.enc_hidden, model.dim), model.dropout_enc, names)
         self.pos = TokenCode(model.dim, model.code, model.dropout_tokens, names)
-        self.fusion = Fusion(self.config)
+        self.fusion = self.fused_by(self.config)
 
     def tokens(self, batch, buffers, train: bool):
         """Batch -> tokens and validity, dicts by modality."""
@@ -120,6 +127,14 @@ class Trunk(nn.Module):
         embedded = self.enc(features, counts, train)
         return self.pos(embedded, seconds, valid, buffers["fourier"], train), valid
 
+    def averaged(self, batch, buffers, train: bool):
+        """Batch -> embedded mean over time, a dict by modality of [b, dim]; reads `enc` only."""
+        features = scaled(batch, buffers, self.config.model.video_norm)
+        valid = {"audio": batch.audio_mask, "video": batch.video_mask}
+        means = {n: mean_over_time(features[n], valid[n]) for n in modalities(self.config)}
+        every = jnp.ones(len(batch.label), bool)
+        return self.enc(means, dict.fromkeys(means, every), train)
+
     def __call__(self, batch, buffers, train: bool):
-        """Batch -> fused class token [b, dim]."""
+        """Batch -> fused token [b, dim]."""
         return self.fusion(*self.tokens(batch, buffers, train), train)

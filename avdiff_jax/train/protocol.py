@@ -1,20 +1,24 @@
 """The whole experiment (Section 3.2 and 4 of the paper): data, stage 1, stage 2, test, results."""
 
+import contextlib
 import json
+import math
 import pathlib
 import time
 
 import jax
 import numpy as np
 
-from avdiff_jax import devices, metrics, plots, results
+from avdiff_jax import devices, diffusion, metrics, plots, results
 from avdiff_jax.checkpoint import Checkpoints
-from avdiff_jax.data import splits, synthetic
+from avdiff_jax.data import partition, splits, synthetic
 from avdiff_jax.data.batches import Feed
 from avdiff_jax.data.store import Store, open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.files import plain, write_atomically
+from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
+from avdiff_jax.nn import masks
 from avdiff_jax.train.stage import (
     Bench,
     bench,
@@ -31,6 +35,65 @@ from avdiff_jax.writer import Writer
 
 RUNS = ("all", "stage1", "stage2", "evaluate")
 PHASES = (Phase(1, 1), Phase(1, 2), Phase(2, 1), *(Phase(2, 2, draw) for draw in range(3)))
+
+
+# What a field may be. Wrong names, types and words are refused before a run begins.
+VALUES = {
+    "generator": ("diffusion", "none", "gaussian"),
+    "data.audio_scale": ("255", "standardize"),
+    "data.residence": ("auto", "device", "host"),
+    "model.modality": ("both", "audio", "video"),
+    "model.attention": masks.PATTERNS,
+    "model.video_norm": ("time", "feature", "none"),
+    "model.bn_padding": ("masked", "batch"),
+    "diffusion.schedule": diffusion.SCHEDULES,
+    "diffusion.condition": ("text", "prototype"),
+    "train.frozen_mode": ("train", "eval"),
+    "eval.calibration": ("grid", "exact"),
+}
+NOT_POSITIVE = ("seed", "model.switch", "train.patience", "train.weight_decay")
+BELOW_ONE = ("diffusion.dropout", "model.dropout_")
+
+
+def check_values(config) -> None:
+    """Every field has a value that means something.
+
+    Raises:
+      UserError: names the field, its value and what it may be.
+    """
+
+    def complain(name, value, wanted):
+        raise UserError(f"--config.{name}={value} must be {wanted}")
+
+    for name, value in _fields(config):
+        if name in VALUES:
+            if value not in VALUES[name]:
+                complain(name, value, "one of " + ", ".join(VALUES[name]))
+        elif isinstance(value, bool | str):
+            continue
+        elif name.startswith(BELOW_ONE):
+            if not 0 <= value < 1:
+                complain(name, value, "at least 0 and below 1")
+        elif not math.isfinite(value) or value < 0:
+            complain(name, value, "a finite number, at least 0")
+        elif not value and not name.startswith(("data.", *NOT_POSITIVE)):
+            complain(name, value, "above 0")
+    model = config.model
+    if model.switch > model.depth:
+        complain("model.switch", model.switch, f"at most model.depth={model.depth}")
+    if model.code % 2:
+        complain("model.code", model.code, "even: it holds sines and cosines")
+    if config.data.synthetic.classes and config.data.split and not config.data.store:
+        complain("data.split", config.data.split, "empty for the made-up set, or with a data.store")
+
+
+def _fields(config, prefix: str = ""):
+    """(dotted name, value) of every field."""
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def claim(workdir: pathlib.Path, config, resume: bool) -> None:
@@ -55,12 +118,34 @@ def claim(workdir: pathlib.Path, config, resume: bool) -> None:
             )
         return
     if resume:
-        raise UserError(f"{workdir} holds no run to go on with: leave out --resume")
+        raise UserError(
+            f"{workdir} holds no run to go on with: begin one without --resume and with "
+            "--run=all or --run=stage1"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config, resume: bool):
+    """`claim`, and if the block fails, nothing is left of what a new claim and the block wrote."""
+    missing = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    before = set() if missing else set(workdir.iterdir()) if workdir.is_dir() else set()
+    new = not (workdir / "config.json").exists()
+    try:
+        claim(workdir, config, resume)
+        yield
+    except BaseException:
+        if new and workdir.is_dir():
+            for path in set(workdir.iterdir()) - before:
+                path.unlink()
+        for folder in missing:
+            if folder.is_dir():
+                folder.rmdir()
+        raise
 
 
 def _differences(ours: dict, theirs: dict, prefix: str = "") -> dict:
@@ -92,7 +177,7 @@ def data(config, workdir: pathlib.Path) -> tuple[Store, dict]:
             )
         store = open_store(store_path)
         if not split_path.exists():
-            split = splits.from_store(
+            split = partition.from_store(
                 store, config.shots, config.seed, base=0.5, novel1=0.25, novel2=0.25, by="clip"
             )
             splits.write(split, split_path)
@@ -161,35 +246,37 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
     """
     started = time.monotonic()
     workdir = pathlib.Path(workdir)
+    check_values(config)
     chosen_method = find_method(config.method)
+    check(config)
     resume = resume or what in ("stage2", "evaluate")
     mesh = devices.mesh()
     devices.check_divides(config.train.batch, mesh, "train.batch")
     devices.check_divides(config.eval.batch, mesh, "eval.batch")
-    if not config.data.synthetic.classes or config.data.store:
-        data(config, workdir)  # complain before anything is written
-    claim(workdir, config, resume)
-    store, split = data(config, workdir)
-    feed = Feed(store, mesh, config.data.residence)
-    print(f"device: {devices.describe()}; features {'streamed' if feed.streamed else 'resident'}")
-    last, best = checkpoints(workdir)
-    writer = Writer.open_at(workdir, committed(last)) if resume else Writer(workdir)
-    with writer, Stop().listening() as stop:
-        services = Services(writer, last, best, stop)
-        record_path = workdir / "stage1.json"
-        if what in ("all", "stage1") and not record_path.exists():
-            one = bench(config, chosen_method, feed, _stage(config, split, store, 1), 1)
-            found = stage1(one, services)
-            write_atomically(record_path, json.dumps(found, indent=2, sort_keys=True) + "\n")
-        if not record_path.exists():
-            raise UserError(f"{record_path} does not exist: run stage 1 first (--run=stage1)")
-        found = json.loads(record_path.read_text())
-        if what == "stage1":
-            return None
-        two = bench(config, chosen_method, feed, _stage(config, split, store, 2), 2)
-        print(parameter_table(two, initial_vars(two)))
-        outcomes = _trained(two, last) if what == "evaluate" else stage2(two, services, found)
-        return _report(two, services, workdir, found, outcomes, started)
+    with Stop().listening() as stop:
+        with claimed(workdir, config, resume):
+            store, split = data(config, workdir)
+            stages = {n: _stage(config, split, store, n) for n in (1, 2)}
+        feed = Feed(store, mesh, config.data.residence)
+        where = "streamed" if feed.streamed else "resident"
+        print(f"device: {devices.describe()}; features {where}")
+        last, best = checkpoints(workdir)
+        stop.check()
+        with Writer.open_at(workdir, committed(last)) if resume else Writer(workdir) as writer:
+            services = Services(writer, last, best, stop)
+            record_path = workdir / "stage1.json"
+            if what in ("all", "stage1") and not record_path.exists():
+                found = stage1(bench(config, chosen_method, feed, stages[1], 1), services)
+                write_atomically(record_path, json.dumps(found, indent=2, sort_keys=True) + "\n")
+            if not record_path.exists():
+                raise UserError(f"{record_path} does not exist: run stage 1 first (--run=stage1)")
+            found = json.loads(record_path.read_text())
+            if what == "stage1":
+                return None
+            two = bench(config, chosen_method, feed, stages[2], 2)
+            print(parameter_table(two, initial_vars(two)))
+            outcomes = _trained(two, last) if what == "evaluate" else stage2(two, services, found)
+            return _report(two, services, workdir, found, outcomes, started)
 
 
 def _stage(config, split, store, number):
@@ -221,11 +308,14 @@ def _trained(b: Bench, last):
 def _report(b: Bench, services: Services, workdir, found, outcomes, started) -> dict:
     """Measures each draw on test; writes scores, plots, results and the table."""
     config, writer, gamma = b.info.config, services.writer, found["gamma"]
-    draws, quality, at, seconds = [], [], found["at"], {}
+    draws, quality, seconds = [], [], {}
     names, is_base = b.info.classes, b.info.is_base
     confusion = np.zeros((len(names), len(names)))
+    outcomes = list(outcomes)
+    # Beyond what checkpoints vouch for: a later evaluation writes these lines anew.
+    at = outcomes[-1][1].record["at"] + 1
     for draw, outcome in outcomes:
-        at = outcome.record["at"]
+        services.stop.check()
         seconds[f"stage2_substage2_draw{draw}"] = outcome.record["seconds"]
         measured = measure(b, outcome.state.vars, draw, gamma)
         scores, members = measured["scores"], measured["members"]

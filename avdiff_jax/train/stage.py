@@ -1,6 +1,7 @@
 """A stage of the protocol: stage 1 finds epochs, rate cuts and calibration on Val; stage 2
 retrains by that record and is measured on test."""
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from avdiff_jax.data.batches import (
     training_plan,
 )
 from avdiff_jax.data.splits import Members, Stage
+from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.train.step import (
     TrainState,
@@ -50,7 +52,8 @@ def audio_scaling(config, store, clips: np.ndarray) -> tuple[np.ndarray, np.ndar
     total, square, count = np.zeros(audio.dim), np.zeros(audio.dim), 0
     for clip in clips:
         tokens = np.asarray(audio.values[audio.offsets[clip] : audio.offsets[clip + 1]], float)
-        total, square, count = total + tokens.sum(0), square + (tokens**2).sum(0), count + len(tokens)
+        total, square = total + tokens.sum(0), square + (tokens**2).sum(0)
+        count += len(tokens)
     mean = total / max(count, 1)
     deviation = np.sqrt(np.maximum(square / max(count, 1) - mean**2, 0))
     return mean, 1 / np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, 1)
@@ -108,10 +111,16 @@ def scored(b: Bench, vars: Vars, members: Members, buckets: list[Bucket]) -> np.
     for bucket in buckets:
         waiting = []
         for i in range(len(bucket.rows)):
-            inputs = b.feed.inputs(jax.tree.map(lambda x: x[i], bucket.plan), bucket.lengths)
+            plan = jax.tree.map(operator.itemgetter(i), bucket.plan)
+            inputs = b.feed.inputs(plan, bucket.lengths)
             waiting.append(b.score(vars, b.feed.data, inputs, bucket.lengths))
         for rows, scores in zip(bucket.rows, jax.device_get(waiting), strict=True):
             out[rows[rows >= 0]] = scores[rows >= 0]
+    if not np.isfinite(out).all():
+        raise UserError(
+            f"the scores of stage {b.number} are not finite: check the features for extreme "
+            "values, or lower --config.train.learning_rate"
+        )
     return out
 
 
@@ -132,7 +141,7 @@ def training_clips(b: Bench, members: tuple[Members, ...]) -> Callable[[], Itera
     def clips():
         for bucket in buckets:
             for i in range(len(bucket.rows)):
-                plan = jax.tree.map(lambda x: x[i], bucket.plan)
+                plan = jax.tree.map(operator.itemgetter(i), bucket.plan)
                 inputs = b.feed.inputs(plan, bucket.lengths)
                 yield batch(b.feed.data, inputs, bucket.lengths)
 

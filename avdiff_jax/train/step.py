@@ -50,7 +50,11 @@ def fresh_optimisers(method: Method, info: Info, substage: int, vars: Vars) -> d
 
 
 def carried_optimisers(method: Method, info: Info, substage: int, vars: Vars, old: dict) -> dict:
-    """As `fresh_optimisers`, but moments of groups that go on moving are kept from `old`."""
+    """As `fresh_optimisers`, but moments of groups that go on moving are kept from `old`.
+
+    The rate is fresh: stage 2 replays only the cuts before the best epoch, so a cut that was
+    carried over would be there in one stage and not in the other.
+    """
     fresh = fresh_optimisers(method, info, substage, vars)
 
     def keep(new, before):
@@ -61,7 +65,10 @@ def carried_optimisers(method: Method, info: Info, substage: int, vars: Vars, ol
             return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
         return before
 
-    return {name: keep(state, old[name]) for name, state in fresh.items()}
+    return {
+        name: keep(state, old[name])._replace(hyperparams=state.hyperparams)
+        for name, state in fresh.items()
+    }
 
 
 def learning_rate(state: TrainState) -> float:

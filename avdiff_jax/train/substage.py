@@ -78,13 +78,14 @@ class Outcome(NamedTuple):
 def fresh_record(at: int) -> dict:
     """The record of a substage before its first epoch.
 
-    epoch, dispatch: where training goes on. best_epoch, best: 1-based epoch with the highest
+    epoch, step: where training goes on. steps: of a dispatch, the same over the substage, so
+    that a resumed run makes the same cuts. best_epoch, best: 1-based epoch with the highest
     selection score and what was measured there. cuts: epochs after which the rate was cut.
     stalled, plateau: epochs without gain and the score they are held against. sums: metrics of
     the dispatches of an unfinished epoch. at: finished epochs over the whole run.
     """
     return {
-        "epoch": 0, "dispatch": 0, "best_epoch": 0, "best": None, "cuts": [],
+        "epoch": 0, "step": 0, "steps": None, "best_epoch": 0, "best": None, "cuts": [],
         "stalled": 0, "plateau": None, "sums": None, "at": at, "seconds": 0.0,
         "last": None, "finished": False,
     }
@@ -119,14 +120,17 @@ def check_finite(metrics: dict, phase: Phase, epoch: int, first_step: int) -> No
     Raises:
       UserError: names stage, substage, epoch and step.
     """
-    for name, values in metrics.items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise UserError(
-                f"{name} is {values[bad[0]]} in {phase.name}, epoch {epoch + 1}, step "
-                f"{first_step + int(bad[0]) + 1}: check the features for extreme values, or "
-                "lower --config.train.learning_rate"
-            )
+    first, name = min(
+        ((bad[0], name) for name, values in metrics.items()
+         if (bad := np.flatnonzero(~np.isfinite(values))).size),
+        default=(None, None),
+    )
+    if name:
+        raise UserError(
+            f"{name} is {metrics[name][first]} in {phase.name}, epoch {epoch + 1}, step "
+            f"{first_step + int(first) + 1}: check the features for extreme values, or lower "
+            "--config.train.learning_rate"
+        )
 
 
 def run_substage(
@@ -164,25 +168,29 @@ def run_substage(
         top = state.vars
         if select and record["best_epoch"]:
             top = best.restore(record["best_epoch"], state.vars)
-        per_dispatch = setting.feed.steps(
-            setting.lengths, config.batch, config.steps_per_dispatch, config.batches
-        )
-        dispatches = config.batches // per_dispatch if trains else 0
+        if trains and not record["steps"]:
+            record |= {"steps": setting.feed.steps(
+                setting.lengths, config.batch, config.steps_per_dispatch, config.batches
+            )}
         train = training_steps(setting.method, info, phase.substage, setting.feed, setting.lengths)
         key = dropout_key(info.config, phase)
-        total = (epochs - record["epoch"]) * dispatches - record["dispatch"]
-        with Progress(total or 1, phase.name) as progress:
+        total = (epochs - record["epoch"]) * config.batches - record["step"] if trains else 1
+        with Progress(max(total, 1), phase.name) as progress:
             while record["epoch"] < epochs and not record["finished"]:
-                state, record = _epoch(
-                    setting, state, record, train, key, dispatches, services, last, progress
-                )
-                epoch = record["epoch"] + 1
-                values = dict(record["last"] or {})
+                epoch, values = record["epoch"] + 1, {}
                 if trains:
-                    values["learning_rate"] = learning_rate(state)
+                    begun = record
+                    state, record = _epoch(
+                        setting, state, record, train, key, services, last, progress
+                    )
+                    seconds = record["seconds"] - begun["seconds"]
+                    values = record["last"] | {
+                        "learning_rate": learning_rate(state),
+                        "steps_per_second": (config.batches - begun["step"]) / seconds,
+                    }
                 cut = epoch in replay
                 if select:
-                    found = select(state.vars)
+                    found = _measured(select, state.vars, phase, epoch, config.batches)
                     values |= found
                     if not record["best_epoch"] or found["score"] > record["best"]["score"]:
                         record |= {"best_epoch": epoch, "best": found}
@@ -194,57 +202,63 @@ def run_substage(
                 if cut and trains:
                     state = cut_rate(state, CUT)
                     record |= {"cuts": [*record["cuts"], epoch]}
-                record |= {"epoch": epoch, "at": record["at"] + 1, "dispatch": 0, "sums": None}
+                record |= {"epoch": epoch, "at": record["at"] + 1, "step": 0, "sums": None}
                 place = phase._asdict() | {"epoch": epoch}
                 numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
                 services.writer.scalars(record["at"], numbers, phase.name, **place)
                 services.writer.flush()
                 record["finished"] = epoch == epochs
-                last.save(_number(record, dispatches), state, record)
+                last.save(_number(record, config.batches), state, record)
                 services.stop.check()
     return Outcome(state, top if select else state.vars, record)
 
 
-def _number(record: dict, dispatches: int) -> int:
-    """Checkpoint numbers grow with training: dispatches so far."""
-    return record["epoch"] * max(dispatches, 1) + record["dispatch"]
+def _measured(select, vars, phase, epoch, steps) -> dict:
+    """What `select` measures; a complaint of its says where training stood."""
+    try:
+        return select(vars)
+    except UserError as error:
+        place = f"after {phase.name}, epoch {epoch}, step {steps}"
+        raise UserError(f"{place}: {error}") from None
 
 
-def _epoch(setting, state, record, train, key, dispatches, services, last, progress):
-    """Trains from the record's dispatch to the end of its epoch."""
-    if not dispatches:
-        return state, record
+def _number(record: dict, batches: int) -> int:
+    """Checkpoint numbers grow with training: steps so far."""
+    return record["epoch"] * batches + record["step"]
+
+
+def _epoch(setting, state, record, train, key, services, last, progress):
+    """Trains from the record's step to the end of its epoch."""
     phase, feed, epoch = setting.phase, setting.feed, record["epoch"]
     plans = epoch_plans(setting, epoch)
-    steps = setting.info.config.train.batches // dispatches
+    steps, batches = record["steps"], setting.info.config.train.batches
     started = time.monotonic()
     saved = started
 
-    def made(i):
-        part = jax.tree.map(lambda x: x[i * steps : (i + 1) * steps], plans)
+    def made(first):
+        part = jax.tree.map(lambda x: x[first : first + steps], plans)
         return {role: feed.inputs(plan, setting.lengths) for role, plan in part.items()}
 
-    first = record["dispatch"]
-    for i, inputs in enumerate(prefetched(made, range(first, dispatches)), first):
+    firsts = range(record["step"], batches, steps)
+    for first, inputs in zip(firsts, prefetched(made, firsts), strict=True):
         state, metrics = train(state, feed.data, inputs, key)
         metrics = {k: np.asarray(v, np.float64) for k, v in jax.device_get(metrics).items()}
-        check_finite(metrics, phase, epoch, i * steps)
+        check_finite(metrics, phase, epoch, first)
         sums = record["sums"] or dict.fromkeys(metrics, 0.0)
         record = record | {
             "sums": {k: sums[k] + float(v.sum()) for k, v in metrics.items()},
-            "dispatch": i + 1,
+            "step": first + steps,
             "seconds": record["seconds"] + time.monotonic() - started,
         }
         started = time.monotonic()
-        shown = next(iter(sorted(k for k in metrics if k.endswith("main/loss"))))
-        progress.step(1, f"loss {metrics[shown].mean():.3f}")
+        shown = min(k for k in metrics if k.endswith("main/loss"))
+        progress.step(steps, f"loss {metrics[shown].mean():.3f}")
         late = started - saved > SAVE_SECONDS or services.stop.signal is not None
-        if late and i + 1 < dispatches:
-            last.save(_number(record, dispatches), state, record)
+        if late and record["step"] < batches:
+            last.save(_number(record, batches), state, record)
             saved = started
             services.stop.check()
-    count = steps * dispatches
-    return state, record | {"last": {k: v / count for k, v in record["sums"].items()}}
+    return state, record | {"last": {k: v / batches for k, v in record["sums"].items()}}
 
 
 def plateau_step(record: dict, score: float, patience: int) -> tuple[dict, bool]:

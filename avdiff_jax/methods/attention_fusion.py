@@ -1,0 +1,95 @@
+"""Attention Fusion (Fayek and Kumar 2020, Section 3): a classifier for each modality, and a
+gate that weighs their outputs for every sample and class. Clips are averaged over time."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avdiff_jax.losses import cross_entropy
+from avdiff_jax.methods import heads
+from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
+from avdiff_jax.nn.layers import Linear
+from avdiff_jax.nn.trunk import Trunk
+
+GROUPS = (*heads.HEAD, "gate")
+UNIMODAL_WEIGHT = 1.0  # ours
+
+
+class GatedHeads(heads.UnimodalHeads):
+    """g * audio logits + (1 - g) * video logits, with g = sigmoid(Linear [audio; video])."""
+
+    def setup(self):
+        """The gate is a group of its own."""
+        super().setup()
+        self.gate = Linear(self.classes)
+
+    def __call__(self, x, train: bool):
+        """Dict by modality of [b, d] -> logits [b, C] of "audio", "video" and "fused"."""
+        logits = super().__call__(x, train)
+        g = nn.sigmoid(self.gate(jnp.concatenate([x["audio"], x["video"]], axis=-1)))
+        return {**logits, "fused": g * logits["audio"] + (1 - g) * logits["video"]}
+
+
+def _gated(info: Info) -> GatedHeads:
+    return GatedHeads(info.config, len(info.classes))
+
+
+def init(key: jax.Array, info: Info, batch) -> Vars:
+    """Fresh variables for batches like `batch`."""
+    k_enc, k_heads = jax.random.split(key)
+    buffers = scaling_buffers(info)
+    x, enc = Trunk(info.config).init_with_output(k_enc, batch, buffers, False, method="averaged")
+    gated = _gated(info).init(k_heads, x, False)
+    return Vars({**enc["params"], **gated["params"]}, {**enc["stats"], **gated["stats"]}, buffers)
+
+
+def features(info: Info, vars: Vars, batch, key: jax.Array, train: bool):
+    """Embedded mean over time, dict by modality of [b, dim], and the statistics."""
+    return heads.apply_groups(
+        Trunk(info.config), ("enc",), vars.params, vars.stats, batch, vars.buffers,
+        train=train, key=key, method="averaged",
+    )
+
+
+def loss(info: Info, moving, vars: Vars, x, batch, key: jax.Array, role: str):
+    """CE(fused) + CE(audio) + CE(video).
+
+    Args:
+      moving: parameters of the groups that this player moves.
+
+    Returns:
+      mean loss, (statistics, metrics).
+    """
+    params = {**vars.params, **moving}
+    logits, stats = heads.apply_groups(
+        _gated(info), GROUPS, params, vars.stats, x, train=True, key=key
+    )
+    total, metrics = heads.classified(logits["fused"], batch.label)
+    for name in ("audio", "video"):
+        metrics[f"ce_{name}"] = cross_entropy(logits[name], batch.label).mean()
+        total = total + UNIMODAL_WEIGHT * metrics[f"ce_{name}"]
+    return total, (stats, {"loss": total, **metrics})
+
+
+def players(info: Info, substage: int):
+    """One player: everything in substage 1, all but the embedding nets in substage 2."""
+    groups = (("enc",) if substage == 1 else ()) + GROUPS
+    return (main_player(info, groups, partial(loss, info)),)
+
+
+def frozen(info: Info, substage: int) -> Frozen:
+    """The embedding nets stand still in substage 2."""
+    return Frozen(("enc",), info.config.train.frozen_mode) if substage == 2 else Frozen()
+
+
+def scores(info: Info, vars: Vars, x):
+    """softmax of the fused logits, [b, C]."""
+    logits, _ = heads.apply_groups(
+        _gated(info), GROUPS, vars.params, vars.stats, x, train=False
+    )
+    return nn.softmax(logits["fused"])
+
+
+METHOD = Method(init=init, features=features, players=players, scores=scores, frozen=frozen)

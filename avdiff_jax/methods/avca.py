@@ -1,0 +1,207 @@
+"""AVCA (Mercea et al. 2022a, Section 3): temporal averages of audio and video attend to each
+other once; triplet, reconstruction and regression losses tie both to the class text. In the
+benchmark a classifier on the video output predicts. Sizes: its published code.
+
+The published running statistics of the encoders' second BatchNorm are nearly those of the last
+batch; here they are averaged as everywhere else.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avdiff_jax.losses import mean_where, negatives, squared_error, triplet
+from avdiff_jax.methods.heads import apply_groups, classified
+from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
+from avdiff_jax.nn.layers import Block, EmbeddingNet, Linear
+from avdiff_jax.nn.trunk import Encoders, Trunk
+
+BOTH = ("audio", "video")
+FIRST, OUTPUT = ("enc", "fusion"), ("proj", "cls", "text", "aux")
+HEADS, MLP = 3, 64
+AUXILIARY = 1.0  # ours: weight of the losses other than the classifier's
+
+# (anchor, positive, negative): the negative is what stands there for a clip of another class.
+TEXT_TRIPLETS = (("text", "video", "video"), ("text", "audio", "audio"))
+SHARED_TRIPLETS = (
+    *TEXT_TRIPLETS, ("audio", "text", "text"), ("video", "text", "text"),
+    ("audio", "text", "audio"), ("video", "text", "video"),
+    ("text", "audio", "text"), ("text", "video", "text"),
+)
+
+
+# Dropout of encoders and attention, of the projections, of decoders and the text net.
+DROPOUTS = {"activitynet": (0.2, 0.2, 0.1), "ucf": (0.2, 0.3, 0.5), "vggsound": (0.0, 0.0, 0.0)}
+
+
+def dropouts(config) -> tuple[float, float, float]:
+    """The published ones; for other data sets those of AV-Diff."""
+    model = config.model
+    ours = (model.dropout_enc, model.dropout_proj, model.dropout_proj)  # ours
+    return DROPOUTS.get(config.dataset, ours)
+
+
+class CrossAttention(nn.Module):
+    """One transformer block on the two tokens, each with a learned code of its modality."""
+
+    config: object
+
+    @nn.compact
+    def __call__(self, phi, train: bool):
+        """phi [b, dim] by modality -> phi + attended."""
+        dim, rate = self.config.model.dim, dropouts(self.config)[0]
+        codes = self.param("codes", nn.initializers.normal(1.0), (1, 2, dim))
+        x = jnp.stack([phi[n] for n in BOTH], axis=1) + codes
+        block = Block(dim, HEADS, dim // HEADS, MLP, rate, norms=2, name="block")
+        x = block(x, jnp.ones((len(x), 1, 2), bool), train)
+        return {n: phi[n] + x[:, i] for i, n in enumerate(BOTH)}
+
+
+class First(Trunk):
+    """Temporal averages -> encoders (`enc`) -> cross-attention (`fusion`)."""
+
+    def __call__(self, batch, buffers, train: bool):
+        """Batch -> encoded averages phi and attended ones, [b, dim] by modality."""
+        phi = self.averaged(batch, buffers, train)
+        return phi, self.fusion(phi, train)
+
+
+def first(info: Info) -> First:
+    """The layers that substage 2 freezes."""
+    config = info.config.copy_and_resolve_references()
+    config.model.dropout_enc = dropouts(config)[0]
+    return First(config, CrossAttention)
+
+
+class Decoders(nn.Module):
+    """From the shared space: D to the text, A_rec and V_rec to the encoded averages."""
+
+    text: int
+    dim: int
+    rate: float
+
+    @nn.compact
+    def __call__(self, theta, train: bool):
+        """theta [b, width] by name -> rho [b, text] by name, rebuilt [b, dim] by modality."""
+        every = jnp.ones(len(theta["text"]), bool)
+        to_text = EmbeddingNet((self.text,), self.rate, name="text")
+        rho = {n: to_text(x, every, train) for n, x in theta.items()}
+        rebuilt = Encoders((self.dim,), self.rate, BOTH, name="rebuilt")
+        return rho, rebuilt({n: theta[n] for n in BOTH}, dict.fromkeys(BOTH, every), train)
+
+
+class Output(nn.Module):
+    """The shared space: A_proj and V_proj (`proj`), W_proj (`text`), classifier, decoders."""
+
+    config: object
+    classes: int
+    text_size: int
+
+    def setup(self):
+        """The groups of substage 2."""
+        model, (_, rate, rate_text) = self.config.model, dropouts(self.config)
+        self.proj = Encoders((model.proj_hidden, model.width), rate, BOTH)
+        self.cls = Linear(self.classes)
+        self.text = EmbeddingNet((model.width,), rate_text)
+        self.aux = Decoders(self.text_size, model.dim, rate_text)
+
+    def classify(self, attended, train: bool):
+        """Attended averages [b, dim] -> theta by modality, logits [b, C] of the video's."""
+        every = jnp.ones(len(attended["video"]), bool)
+        theta = self.proj(attended, dict.fromkeys(BOTH, every), train)
+        return theta, self.cls(theta["video"])
+
+    def __call__(self, attended, text, train: bool):
+        """Also theta of the clips' texts [b, Dt], and what the decoders make of all three."""
+        theta, logits = self.classify(attended, train)
+        theta["text"] = self.text(text, jnp.ones(len(text), bool), train)
+        return logits, theta, *self.aux(theta, train)
+
+
+def output(info: Info) -> Output:
+    """The layers behind the cross-attention."""
+    return Output(info.config, len(info.classes), info.text.shape[1])
+
+
+def init(key: jax.Array, info: Info, batch) -> Vars:
+    """Fresh variables for batches like `batch`."""
+    k_first, k_output = jax.random.split(key)
+    buffers = scaling_buffers(info)
+    (_, attended), made = first(info).init_with_output(k_first, batch, buffers, False)
+    text = jnp.asarray(info.text)[batch.label]
+    second = output(info).init(k_output, attended, text, False)
+    params = {**made["params"], **second["params"]}
+    return Vars(params, {**made["stats"], **second["stats"]}, buffers)
+
+
+def features(info: Info, vars: Vars, batch, key: jax.Array, train: bool):
+    """(phi, attended): encoded averages before and after the cross-attention."""
+    return apply_groups(
+        first(info), FIRST, vars.params, vars.stats, batch, vars.buffers,
+        train=train, key=key,
+    )
+
+
+def auxiliary(w, phi, theta, rho, rebuilt, other, found) -> dict:
+    """AVCA's own losses, each a mean over the batch.
+
+    Args:
+      w: class texts [b, Dt].
+      phi, theta, rho, rebuilt: see `Output` and `Decoders`.
+      other, found: a clip of another class for each, where there is one.
+    """
+
+    def triplets(space, names):
+        return sum(
+            mean_where(triplet(space[a], space[p], space[n][other]), found) for a, p, n in names
+        )
+
+    return {
+        "reconstruction": sum(squared_error(w, x).mean() for x in rho.values()),
+        "triplets": triplets(rho, TEXT_TRIPLETS) + triplets(theta, SHARED_TRIPLETS),
+        "regression": sum(
+            (squared_error(rebuilt[n], phi[n]) + squared_error(theta[n], theta["text"])).mean()
+            for n in BOTH
+        ),
+    }
+
+
+def loss(info: Info, moving, vars: Vars, shared, batch, key: jax.Array, role: str):
+    """CE(real) and `auxiliary`, with negatives from the batch: see `Player.loss`."""
+    phi, attended = shared
+    k_output, k_other = jax.random.split(key)
+    w = jnp.asarray(info.text)[batch.label]
+    (logits, *spaces), stats = apply_groups(
+        output(info), OUTPUT, {**vars.params, **moving}, vars.stats, attended, w,
+        train=True, key=k_output,
+    )
+    total, metrics = classified(logits, batch.label)
+    metrics |= auxiliary(w, phi, *spaces, *negatives(k_other, batch.label))
+    for name in ("reconstruction", "triplets", "regression"):
+        total = total + AUXILIARY * metrics[name]
+    return total, (stats, {"loss": total, **metrics})
+
+
+def players(info: Info, substage: int):
+    """One player: everything in substage 1, the shared space and the classifier in substage 2."""
+    groups = (FIRST if substage == 1 else ()) + OUTPUT
+    return (main_player(info, groups, partial(loss, info)),)
+
+
+def frozen(info: Info, substage: int) -> Frozen:
+    """Encoders and cross-attention stand still in substage 2."""
+    return Frozen(FIRST, info.config.train.frozen_mode) if substage == 2 else Frozen()
+
+
+def scores(info: Info, vars: Vars, shared):
+    """softmax over the classes of the stage, [B, C]."""
+    (_, logits), _ = apply_groups(
+        output(info), ("proj", "cls"), vars.params, vars.stats, shared[1],
+        train=False, method="classify",
+    )
+    return nn.softmax(logits)
+
+
+METHOD = Method(init=init, features=features, players=players, scores=scores, frozen=frozen)

@@ -1,0 +1,93 @@
+"""MBT (Nagrani et al. 2021, Section 3): a transformer for each modality; from the fusion layer
+on they exchange what they know through a few bottleneck tokens only."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avdiff_jax.losses import cross_entropy
+from avdiff_jax.methods import heads, trunked
+from avdiff_jax.methods.method import Info, Vars
+from avdiff_jax.nn.layers import EPS, Block
+
+
+class Mbt(nn.Module):
+    """Two towers of L blocks, joined by bottleneck tokens in the layers after the first Z.
+
+    The original's fusion layer is 8 of 12; AV-Diff's switch layer Z has about the same ratio.
+    """
+
+    config: object
+    bottlenecks: int = 4
+
+    @nn.compact
+    def __call__(self, tokens, valid, train: bool):
+        """Dicts by modality: tokens [b, t, dim], valid [b, t] -> class tokens [b, 2, dim]."""
+        model = self.config.model
+        clips = len(tokens["audio"])
+        shape = (1, self.bottlenecks, model.dim)
+        shared = self.param("bottleneck", nn.initializers.normal(0.02), shape)
+        shared = jnp.broadcast_to(shared, (clips, *shape[1:]))
+        x, alone, joined = {}, {}, {}
+        for name in tokens:
+            token = self.param(f"token_{name}", nn.initializers.zeros, (1, 1, model.dim))
+            token = jnp.broadcast_to(token, (clips, 1, model.dim))
+            x[name] = jnp.concatenate([token, tokens[name]], axis=1)
+            seen = jnp.concatenate([jnp.ones((clips, 1), bool), valid[name]], axis=1)
+            alone[name] = seen[:, None]
+            joined[name] = jnp.pad(alone[name], ((0, 0), (0, 0), (0, self.bottlenecks)),
+                                   constant_values=True)
+        for i in range(model.depth):
+            # Only the class tokens of the last layer are read.
+            queries = 1 if i == model.depth - 1 else None
+            copies = []
+            for name in tokens:
+                block = Block(
+                    model.dim, model.heads, model.head_dim, model.mlp, model.dropout_blocks,
+                    norms=2, name=f"{name}{i}",
+                )
+                if i < model.switch:
+                    x[name] = block(x[name], alone[name], train, queries)
+                else:
+                    length = x[name].shape[1]
+                    y = jnp.concatenate([x[name], shared], axis=1)
+                    y = block(y, joined[name], train, queries)
+                    x[name], copy = y[:, :length], y[:, length:]
+                    copies.append(copy)
+            if copies:
+                shared = (copies[0] + copies[1]) / 2
+            self.sow("intermediates", f"layer{i}", dict(x))
+        classes = jnp.concatenate([x[name][:, :1] for name in tokens], axis=1)
+        return nn.LayerNorm(epsilon=EPS, name="norm")(classes)
+
+
+def loss(info: Info, moving, vars: Vars, tokens, batch, key: jax.Array, role: str):
+    """Mean over the modalities of the cross-entropy of their own logits.
+
+    Args:
+      moving: parameters of the groups that this player moves.
+      tokens: [b, 2, dim].
+
+    Returns:
+      mean loss, (statistics, metrics).
+    """
+    params = {**vars.params, **moving}
+    (_, logits), stats = heads.real_features(info, params, vars.stats, tokens, key)
+    parts = [cross_entropy(logits[:, i], batch.label).mean() for i in range(2)]
+    total = sum(parts) / 2
+    metrics = {"ce_audio": parts[0], "ce_video": parts[1], "loss": total,
+               "accuracy": heads.accuracy(logits.mean(1), batch.label)}
+    return total, (stats, metrics)
+
+
+def scores(info: Info, vars: Vars, tokens):
+    """softmax of the mean over the modalities of the logits, [b, C]."""
+    (_, logits), _ = heads.real_features(info, vars.params, vars.stats, tokens, None)
+    return nn.softmax(logits.mean(1))
+
+
+METHOD = trunked.classifier(Mbt)._replace(
+    players=partial(trunked.players, loss=loss), scores=scores
+)

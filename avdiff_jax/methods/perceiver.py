@@ -1,0 +1,39 @@
+"""Perceiver (Jaegle et al. 2021, Section 3): latents read all tokens again and again."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from avdiff_jax.methods.trunked import classifier
+from avdiff_jax.nn.latents import CrossBlock, Latents
+from avdiff_jax.nn.layers import EPS, Block
+
+# Number of latents; the original has 512 for inputs of 50,000 tokens.
+LATENTS = {"synthetic": 16, "own": 32}  # ours
+BENCHMARK_LATENTS = 64  # ours
+
+
+class Perceiver(nn.Module):
+    """L blocks of cross-attention (one head), MLP, self-attention, MLP on the latents; then
+    their mean. No weights are shared between blocks."""
+
+    config: object
+
+    @nn.compact
+    def __call__(self, tokens, valid, train: bool):
+        """Dicts by modality: tokens [b, t, dim], valid [b, t] -> [b, dim]."""
+        model = self.config.model
+        context = jnp.concatenate(list(tokens.values()), axis=1)
+        visible = jnp.concatenate(list(valid.values()), axis=1)[:, None]
+        count = LATENTS.get(self.config.dataset, BENCHMARK_LATENTS)
+        x = Latents(count, model.dim, name="latents")(len(context))
+        everything = jnp.ones((len(x), 1, count), bool)
+        # The MLPs do not widen: hidden width = width (Jaegle et al.'s ImageNet model).
+        sizes = {"head_dim": model.head_dim, "hidden": model.dim, "rate": model.dropout_blocks}
+        for i in range(model.depth):
+            x = CrossBlock(model.dim, 1, name=f"cross{i}", **sizes)(x, context, visible, train)
+            block = Block(model.dim, model.heads, norms=2, name=f"self{i}", **sizes)
+            x = block(x, everything, train)
+        return nn.LayerNorm(epsilon=EPS, name="norm")(x.mean(1))
+
+
+METHOD = classifier(Perceiver)

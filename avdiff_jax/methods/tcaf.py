@@ -1,0 +1,161 @@
+"""TCaF (Mercea et al. 2022b, Section 3): audio attends to video only and video to audio only; a
+clip belongs to the class whose text is nearest in a common space. Sizes: its published code.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avdiff_jax.losses import squared_error
+from avdiff_jax.methods import trunked
+from avdiff_jax.methods.heads import apply_groups, classified
+from avdiff_jax.methods.method import Info, Method, Vars, main_player
+from avdiff_jax.methods.trunked import TRUNK
+from avdiff_jax.nn.layers import HIDDEN, EmbeddingNet
+
+OUTPUT = ("proj", "text", "aux")
+
+
+class Sizes(NamedTuple):
+    """Depth of the trunk and the dropouts that differ from AV-Diff's."""
+
+    depth: int
+    enc: float
+    tokens: float
+    blocks: float
+    proj: float
+
+
+# Other data sets take AV-Diff's from their configuration.
+SIZES = {
+    "activitynet": Sizes(6, 0.3, 0.2, 0.4, 0.1),
+    "ucf": Sizes(6, 0.3, 0.2, 0.3, 0.1),
+    "vggsound": Sizes(8, 0.2, 0.1, 0.5, 0.2),
+}
+DROPOUT_TEXT = 0.1  # of W_proj and the decoders; of D_o: ours
+
+
+def own(info: Info) -> Info:
+    """`info` with cross-attention and TCaF's sizes in its configuration."""
+    config = info.config.copy_and_resolve_references()
+    model = config.model
+    model.attention = "cross"
+    if sizes := SIZES.get(config.dataset):
+        model.depth = sizes.depth
+        model.dropout_enc, model.dropout_tokens = sizes.enc, sizes.tokens
+        model.dropout_blocks, model.dropout_proj = sizes.blocks, sizes.proj
+    return info._replace(config=config)
+
+
+class Decoders(nn.Module):
+    """Class text back from the common space: D_o from a clip, D_w from a text."""
+
+    hidden: int
+    text: int
+
+    @nn.compact
+    def __call__(self, clip, text, train: bool):
+        """theta_o, theta_w [b, width] -> two [b, text]."""
+        every = jnp.ones(len(clip), bool)
+        clip_net = EmbeddingNet((self.hidden, self.text), DROPOUT_TEXT, name="clip")
+        text_net = EmbeddingNet((self.text,), DROPOUT_TEXT, name="text")
+        return clip_net(clip, every, train), text_net(text, every, train)
+
+
+class Output(nn.Module):
+    """The common space: O_proj of clips (`proj`), W_proj of texts (`text`), decoders (`aux`)."""
+
+    config: object
+    text_size: int
+
+    def setup(self):
+        """The groups of substage 2."""
+        model = self.config.model
+        self.proj = EmbeddingNet((model.proj_hidden, model.width), model.dropout_proj)
+        self.text = EmbeddingNet((model.width,), DROPOUT_TEXT)
+        self.aux = Decoders(model.proj_hidden, self.text_size)
+
+    def common(self, token, classes, counted, train: bool):
+        """token [b, dim], classes [C, Dt] -> theta_o [b, width], theta_w of the classes."""
+        theta = self.proj(token, jnp.ones(len(token), bool), train)
+        return theta, self.text(classes, counted, train)
+
+    def __call__(self, token, texts, classes, counted, train: bool):
+        """As `common`, then theta_w of the clips' own `texts` [b, Dt] and what the decoders make
+        of both. W_proj's BatchNorm sees the clips' texts, then those of `counted` classes."""
+        theta_w = self.text(texts, jnp.ones(len(texts), bool), train)
+        theta, of_classes = self.common(token, classes, counted, train)
+        return theta, of_classes, theta_w, *self.aux(theta, theta_w, train)
+
+
+def output(info: Info) -> Output:
+    """The layers behind the trunk."""
+    return Output(own(info).config, info.text.shape[1])
+
+
+def init(key: jax.Array, info: Info, batch) -> Vars:
+    """Fresh trunk and common space; no classifier."""
+    k_trunk, k_output = jax.random.split(key)
+    trunk = trunked.init(k_trunk, own(info), batch)
+    text, token = jnp.asarray(info.text), jnp.zeros((1, info.config.model.dim))
+    counted = jnp.ones(len(text), bool)
+    made = output(info).init(k_output, token, text[:1], text, counted, False)
+    params = {**{g: trunk.params[g] for g in TRUNK}, **made["params"]}
+    return Vars(params, {"enc": trunk.stats["enc"], **made["stats"]}, trunk.buffers)
+
+
+def features(info: Info, vars: Vars, batch, key: jax.Array, train: bool):
+    """The fused class token [b, dim] and the statistics of the embedding nets."""
+    return trunked.features(own(info), vars, batch, key, train)
+
+
+def loss(substage: int, info: Info, moving, vars: Vars, token, batch, key: jax.Array, role: str):
+    """CE over dot products with the class texts (those of base classes in substage 1), distance
+    to the own text, and both reconstructions of it.
+
+    Args:
+      moving: parameters of the groups that this player moves.
+
+    Returns:
+      mean loss, (statistics, metrics).
+    """
+    params = {**vars.params, **moving}
+    text = jnp.asarray(info.text)
+    w = text[batch.label]
+    candidates = jnp.asarray(info.is_base) | (substage == 2)
+    (theta, of_classes, theta_w, from_clip, from_text), stats = apply_groups(
+        output(info), OUTPUT, params, vars.stats, token, w, text, candidates,
+        train=True, key=key,
+    )
+    logits = jnp.where(candidates[None], theta @ of_classes.T, HIDDEN)
+    total, metrics = classified(logits, batch.label)
+    metrics["regression"] = squared_error(theta, theta_w).mean()
+    metrics["reconstruction"] = (squared_error(w, from_clip) + squared_error(w, from_text)).mean()
+    total = total + metrics["regression"] + metrics["reconstruction"]
+    return total, (stats, {"loss": total, **metrics})
+
+
+def players(info: Info, substage: int):
+    """One player: everything in substage 1, all but the trunk in substage 2."""
+    groups = (TRUNK if substage == 1 else ()) + OUTPUT
+    return (main_player(info, groups, partial(loss, substage, info)),)
+
+
+def scores(info: Info, vars: Vars, token):
+    """Minus the distance to each class text in the common space, [B, C]."""
+    text = jnp.asarray(info.text)
+    (theta, of_classes), _ = apply_groups(
+        output(info), ("proj", "text"), vars.params, vars.stats, token, text,
+        jnp.ones(len(text), bool), train=False, method="common",
+    )
+    return -jnp.linalg.norm(theta[:, None] - of_classes[None], axis=-1)
+
+
+METHOD = Method(
+    init=init, features=features, players=players, scores=scores, frozen=trunked.frozen,
+    # Distances are not bounded by 1: the grid of the published code.
+    calibration_grid=tuple(i / 5 for i in range(16)),
+)

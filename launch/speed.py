@@ -1,0 +1,366 @@
+"""What a step costs on this machine: python launch/speed.py --config=configs/ucf.py:5shot
+
+Features are random, of the benchmark's sizes, so no file is needed.
+
+    --json=OUT.json      also write the numbers
+    --compare=OLD.json   print ratios to an earlier run (above 1: faster now)
+    --grow               how cost grows with T, L, tokens, batch and devices
+    --config.x.y=v       changes field x.y of the configuration; see configs/common.py
+
+Efficiency = (matrix-product FLOPs that the mathematics needs, see avdiff_jax/flops.py) / seconds
+/ (this machine's measured float32 matrix-product rate). The loader's line is the streamed mode's
+reading; its share is its part of a substage-1 step if nothing hid it.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jax.sharding import AxisType
+from ml_collections import config_flags
+
+from avdiff_jax import devices, files, flops
+from avdiff_jax.data.batches import Feed, Lengths, fill, training_plan
+from avdiff_jax.data.splits import Members, Stage
+from avdiff_jax.data.store import Clip, open_store, write_store
+from avdiff_jax.errors import one_sentence
+from avdiff_jax.methods import method
+from avdiff_jax.train.stage import bench, initial_vars, ready
+from avdiff_jax.train.step import training_steps
+from avdiff_jax.train.substage import Phase
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
+_JSON = flags.DEFINE_string("json", None, "where the numbers are written")
+_COMPARE = flags.DEFINE_string("compare", None, "numbers of an earlier run")
+_GROW = flags.DEFINE_bool("grow", False, "also measure how cost grows")
+
+AUDIO_SECONDS, VIDEO_SECONDS = 0.96, 0.64
+TRAINING = {"ucf": Lengths(11, 17), "vggsound": Lengths(10, 16), "activitynet": Lengths(37, 60)}
+TEST = {**TRAINING, "activitynet": Lengths(184, 300)}
+RAGGED = (3.0, 11.5)  # seconds, the clips of UCF
+CLASSES, BASE = 48, 42
+STEPS = 2  # of one dispatch
+SAMPLES = 5
+
+
+class Compilations:
+    """Counts programs that XLA compiled or loaded from the cache, and the seconds it took."""
+
+    def __init__(self):
+        """Starts to listen."""
+        self.count, self.seconds = 0, 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            self.count, self.seconds = self.count + 1, self.seconds + seconds
+
+
+def seconds_of(run) -> float:
+    """Median seconds of `run()` after a first call, which compiles."""
+    jax.block_until_ready(run())
+    found = []
+    for _ in range(SAMPLES):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        found.append(time.perf_counter() - start)
+    return float(np.median(found))
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """GFLOP/s of large float32 products on all devices' part that one program uses."""
+    a = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    return 2 * size**3 / min(seconds_of(lambda: product(a, a)) for _ in range(3)) / 1e9
+
+
+def peak_memory() -> dict:
+    """MB of the host process and, where it tells, of the device."""
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {"peak_memory_mb": host, "device_peak_memory_mb": device and device / (1 << 20)}
+
+
+@contextlib.contextmanager
+def random_store(lengths: np.ndarray, sizes: flops.Sizes):
+    """An open store of clips with `lengths` [n, 2] audio and video tokens, clip i of class
+    i modulo their number."""
+    rng = np.random.default_rng(0)
+    names = [f"class {i:03d}" for i in range(sizes.classes)]
+
+    def clips():
+        for i, (audio, video) in enumerate(lengths):
+            yield Clip(
+                f"clip {i:06d}", names[i % len(names)], None,
+                rng.integers(0, 256, (audio, sizes.audio)).astype(np.uint8),
+                rng.random((video, sizes.video), np.float32),
+            )
+
+    with tempfile.TemporaryDirectory(prefix="avdiff_jax-speed-") as folder:
+        path = pathlib.Path(folder) / "random.h5"
+        write_store(
+            path, name="random", clips=clips(), class_names=names,
+            class_text=rng.standard_normal((sizes.classes, sizes.text)).astype(np.float32),
+            audio_seconds=AUDIO_SECONDS, video_seconds=VIDEO_SECONDS, provenance={},
+        )
+        yield open_store(path)
+
+
+def lengths_of(count: int, fixed: Lengths, ragged: bool) -> np.ndarray:
+    """[count, 2] tokens of each clip."""
+    if not ragged:
+        return np.tile(np.asarray(fixed), (count, 1))
+    seconds = np.random.default_rng(1).uniform(*RAGGED, count)
+    tokens = np.stack([seconds / AUDIO_SECONDS, seconds / VIDEO_SECONDS], -1).astype(int)
+    tokens[0] = fixed  # the longest clip decides the shape
+    return np.minimum(tokens, fixed)
+
+
+def made_ready(config, store, mesh, sizes):
+    """A stage on the random clips: the first classes are base, the rest novel."""
+    is_base = np.arange(sizes.classes) < sizes.classes * BASE // CLASSES
+    every = Members(np.arange(len(store)), store.labels)
+    base = Members(*(x[is_base[every.labels]] for x in every))
+    novel = Members(*(x[~is_base[every.labels]] for x in every))
+    stage = Stage(store.class_names, is_base, base, (novel,), base, (novel,))
+    return bench(config, method(config.method), Feed(store, mesh, "device"), stage, 1)
+
+
+def needed(config, phase, plans, sizes):
+    """Mean needed GFLOP of a step over the clips of `plans`; None but for AV-Diff."""
+    if config.method != "avdiff" or config.generator != "diffusion":
+        return None
+    counts = [
+        flops.needed(config, phase, audio, video, sizes)
+        for plan in plans
+        for audio, video in zip(plan.audio_length, plan.video_length, strict=True)
+    ]
+    return float(np.mean(counts))
+
+
+def training(b, vars, substage: int, sizes) -> dict:
+    """Seconds and FLOPs of a step of a substage."""
+    config = b.info.config
+    setting, state = ready(b, Phase(1, substage), vars, None)
+    plans = {
+        role: training_plan(b.feed.store, members, b.lengths, config.train.batch, STEPS, [i])
+        for i, (role, members) in enumerate(
+            zip(("base", "novel"), setting.members, strict=False)
+        )
+    }
+    inputs = {role: b.feed.inputs(plan, b.lengths) for role, plan in plans.items()}
+    run = training_steps(b.method, b.info, substage, b.feed, b.lengths)
+    key = jax.random.key(0)
+    done = flops.executed(run, state, b.feed.data, inputs, key)
+    box = [state]
+
+    def dispatch():
+        box[0], metrics = run(box[0], b.feed.data, inputs, key)
+        return metrics
+
+    return {
+        "seconds_per_step": seconds_of(dispatch) / STEPS,
+        "needed_gflop": needed(config, f"substage{substage}", plans.values(), sizes),
+        "executed_gflop": done / STEPS,
+        "clips": config.train.batch * substage,
+    }
+
+
+def evaluation(config, vars, mesh, sizes, fixed, ragged) -> dict:
+    """Seconds and FLOPs of scoring one batch of test clips."""
+    with random_store(lengths_of(config.eval.batch, fixed, ragged), sizes) as store:
+        b = made_ready(config, store, mesh, sizes)
+        every = Members(np.arange(len(store)), store.labels)
+        plan = training_plan(store, every, fixed, config.eval.batch, 1, [0])
+        inputs = b.feed.inputs(jax.tree.map(lambda x: x[0], plan), fixed)
+        return {
+            "seconds_per_step": seconds_of(lambda: b.score(vars, b.feed.data, inputs, fixed)),
+            "needed_gflop": needed(config, "evaluation", [plan], sizes),
+            "clips": config.eval.batch,
+        }
+
+
+def sampler(b, vars, sizes) -> dict | None:
+    """Seconds and FLOPs of drawing one batch of synthetic features, without gradient."""
+    if b.method.generate is None:
+        return None
+    config = b.info.config
+    labels = jnp.arange(config.train.batch) % sizes.classes
+    generate = jax.jit(lambda vars, key: b.method.generate(b.info, vars, key, labels))
+    plan = training_plan(b.feed.store, b.stage.base, b.lengths, config.train.batch, 1, [0])
+    return {
+        "seconds_per_step": seconds_of(lambda: generate(vars, jax.random.key(0))),
+        "needed_gflop": needed(config, "sampler", [plan], sizes),
+        "clips": config.train.batch,
+    }
+
+
+def loader(b) -> dict:
+    """Seconds to draw and read one training batch from the memory-mapped file."""
+    config = b.info.config
+
+    def read():
+        plan = training_plan(
+            b.feed.store, b.stage.base, b.lengths, config.train.batch, STEPS, [0]
+        )
+        return fill(b.feed.store, plan, b.lengths)
+
+    return {"seconds_per_step": seconds_of(read) / STEPS, "clips": config.train.batch}
+
+
+def completed(phase: dict | None, rate: float) -> dict | None:
+    """A phase with efficiency, steps and clips per second."""
+    if phase is None:
+        return None
+    seconds, work = phase["seconds_per_step"], phase.get("needed_gflop")
+    return {
+        "needed_gflop": None, **phase,
+        "efficiency": work and work / seconds / rate,
+        "steps_per_second": 1 / seconds,
+        "clips_per_second": phase["clips"] / seconds,
+    }
+
+
+def measured(config, sizes=flops.BENCHMARK, ragged: bool = False, mesh=None, only=None) -> dict:
+    """Every phase on fixed or ragged clips.
+
+    Args:
+      only: names of the phases; all unless given.
+    """
+    mesh = mesh or devices.mesh()
+    name = config.dataset
+    fixed = TRAINING.get(name, TRAINING["vggsound"])
+    rate = matmul_rate()
+    heard = Compilations()
+    phases = {}
+    with random_store(lengths_of(4 * config.train.batch, fixed, ragged), sizes) as store:
+        b = made_ready(config, store, mesh, sizes)
+        vars = initial_vars(b)
+        jobs = {
+            "substage1": lambda: training(b, vars, 1, sizes),
+            "substage2": lambda: training(b, vars, 2, sizes),
+            "evaluation": lambda: evaluation(
+                config, vars, mesh, sizes, TEST.get(name, fixed), ragged
+            ),
+            "sampler": lambda: sampler(b, vars, sizes),
+            "loader": lambda: loader(b),
+        }
+        for phase, job in jobs.items():
+            if only and phase not in only:
+                continue
+            count, spent = heard.count, heard.seconds
+            found = completed(job(), rate)
+            if found:
+                found |= {
+                    "compilations": heard.count - count,
+                    "compile_seconds": heard.seconds - spent,
+                }
+            phases[phase] = found
+    if "loader" in phases and "substage1" in phases:
+        read, step = (phases[p]["seconds_per_step"] for p in ("loader", "substage1"))
+        phases["loader"]["share"] = read / (read + step)
+    return {
+        "device": devices.describe(), "config": config.dataset, "ragged": ragged,
+        "matmul_gflops": rate, "compilations": heard.count, "compile_seconds": heard.seconds,
+        **peak_memory(), "phases": phases,
+    }
+
+
+def grown(config, sizes=flops.BENCHMARK) -> dict:
+    """Seconds of a substage-1 and a substage-2 step where one size is doubled, as a multiple of
+    the usual; and on fewer devices."""
+    only = ("substage1", "substage2")
+    small = measured(config, sizes, only=only)["phases"]
+
+    def ratios(changed, mesh=None):
+        found = measured(changed, sizes, mesh=mesh, only=only)["phases"]
+        return {p: found[p]["seconds_per_step"] / small[p]["seconds_per_step"] for p in only}
+
+    out = {}
+    for name, group, field in (
+        ("T x 2", "diffusion", "steps"),
+        ("L x 2", "model", "depth"),
+        ("batch x 2", "train", "batch"),
+    ):
+        changed = config.copy_and_resolve_references()
+        with changed.unlocked():
+            changed[group][field] *= 2
+        out[name] = ratios(changed)
+    usual = TRAINING.get(config.dataset, TRAINING["vggsound"])
+    TRAINING[config.dataset] = Lengths(*(2 * n for n in usual))
+    out["tokens x 2"] = ratios(config)
+    TRAINING[config.dataset] = usual
+    for count in (2**i for i in range(jax.device_count().bit_length() - 1)):
+        mesh = jax.make_mesh(
+            (count,), ("data",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,)
+        )
+        out[f"devices {count} of {jax.device_count()}"] = ratios(config, mesh)
+    return out
+
+
+def table(report: dict, old: dict | None = None) -> str:
+    """The phases as lines of text; with ratios to `old`."""
+    head = ["phase", "ms/step", "steps/s", "clips/s", "needed GFLOP", "efficiency", "compile s"]
+    rows = [head + ["times faster"] * bool(old)]
+    for name, phase in report["phases"].items():
+        if phase is None:
+            continue
+        work, efficiency = phase["needed_gflop"], phase["efficiency"]
+        row = [
+            name, f"{phase['seconds_per_step'] * 1e3:.1f}", f"{phase['steps_per_second']:.2f}",
+            f"{phase['clips_per_second']:.0f}", f"{work:.1f}" if work else "-",
+            f"{efficiency:.0%}" if efficiency else "-", f"{phase['compile_seconds']:.1f}",
+        ]
+        if old:
+            before = old["phases"].get(name)
+            seconds = before and before["seconds_per_step"]
+            row.append(f"{seconds / phase['seconds_per_step']:.2f}" if seconds else "-")
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(lines)
+
+
+def main(_):
+    """Measures, prints, writes."""
+    config = _CONFIG.value
+    devices.configure(config.device.deterministic)
+    old = json.loads(pathlib.Path(_COMPARE.value).read_text()) if _COMPARE.value else None
+    report = measured(config)
+    if config.dataset == "ucf":
+        report["ragged_case"] = measured(config, ragged=True)
+    if _GROW.value:
+        report["grow"] = grown(config)
+    print(f"{report['device']}, {os.cpu_count()} CPU cores; float32 products at "
+          f"{report['matmul_gflops']:.0f} GFLOP/s; {report['compilations']} compilations; "
+          f"peak {report['peak_memory_mb']:.0f} MB")
+    print(table(report, old))
+    if "ragged_case" in report:
+        earlier = (old or {}).get("ragged_case")
+        print(f"\nragged clips, {RAGGED[0]:g} to {RAGGED[1]:g} s")
+        print(table(report["ragged_case"], earlier))
+    for name, ratios in report.get("grow", {}).items():
+        print(f"{name}: " + ", ".join(f"{p} x {r:.2f}" for p, r in ratios.items()))
+    if _JSON.value:
+        files.write_atomically(
+            pathlib.Path(_JSON.value), json.dumps(files.plain(report), indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        flags.mark_flag_as_required("config")
+        app.run(main)

@@ -1,0 +1,197 @@
+"""From clip indices to batches: balance, trims, the two ways of filling, buckets."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avdiff_jax.data.batches import (
+    Feed,
+    Lengths,
+    Limits,
+    evaluation_buckets,
+    fill,
+    framed,
+    gather,
+    prefetched,
+    training_plan,
+    windows,
+)
+from avdiff_jax.data.splits import Members
+from avdiff_jax.data.store import Sequences, open_store
+from avdiff_jax.errors import UserError
+from tests import tiny
+
+
+def made(n_audio, n_video, audio_type=np.uint8, video_type=np.float32):
+    """A store of clips of these lengths; every value tells its clip and token."""
+    parts = []
+    for lengths, seconds, kind in ((n_audio, 0.96, audio_type), (n_video, 0.64, video_type)):
+        values = [
+            [[(7 * i + t) % 250 + 1, (i + t) % 5] for t in range(n)]
+            for i, n in enumerate(lengths)
+        ]
+        flat = np.array([row for clip in values for row in clip], kind).reshape(-1, 2)
+        parts.append(Sequences(flat, np.cumsum([0, *lengths]), seconds))
+    return SimpleNamespace(audio=parts[0], video=parts[1])
+
+
+@pytest.fixture(scope="module")
+def store():
+    rng = np.random.default_rng(0)
+    return made(rng.integers(1, 9, 40), rng.integers(1, 13, 40))
+
+
+@pytest.fixture(scope="module")
+def members():
+    """Classes of very different size: 20, 12, 6 and 2 clips."""
+    return Members(np.arange(40), np.repeat(np.arange(4), [20, 12, 6, 2]).astype(np.int32))
+
+
+def test_classes_are_balanced(store, members):
+    plan = training_plan(store, members, Lengths(8, 12), 50, 400, [1])
+    counts = np.bincount(plan.label.ravel(), minlength=4)
+    assert ((counts - 5000) ** 2 / 5000).sum() < 16.3  # chi-square, 3 degrees, 1 in 1000
+    for label, size in enumerate([20, 12, 6, 2]):
+        starts = plan.video_start[plan.label == label]
+        first = store.video.offsets[:-1][members.labels == label]
+        share = np.array([np.mean(starts == s) for s in first])
+        assert np.abs(share - 1 / size).max() < 5 * np.sqrt(1 / size / len(starts))
+    first_batch = plan.video_start[0]
+    assert len(set(first_batch)) < len(first_batch)  # with replacement
+
+
+def test_plans_are_a_function_of_the_seed(store, members):
+    def plan(*seed):
+        return training_plan(store, members, Lengths(3, 4), 8, 5, list(seed))
+
+    tiny.same(plan(42, 1, 2, 0, 3, 0), plan(42, 1, 2, 0, 3, 0))
+    base = (42, 1, 2, 0, 3, 0)
+    for i in range(6):
+        other = tuple(n + (i == j) for j, n in enumerate(base))
+        assert tiny.differ(plan(*base).video_start, plan(*other).video_start), i
+
+
+def test_windows_lie_inside_their_clips(store):
+    clips = np.repeat(np.arange(40), 25)
+    position = np.tile(np.linspace(0, 1, 25, endpoint=False), 40)
+    lengths = Lengths(3, 5)
+    plan = windows(store, clips, clips, lengths, position)
+    for name, most in (("audio", 3), ("video", 5)):
+        part = getattr(store, name)
+        start, n = getattr(plan, f"{name}_start"), getattr(plan, f"{name}_length")
+        assert (start >= part.offsets[clips]).all()
+        assert (start + n <= part.offsets[clips + 1]).all()
+        np.testing.assert_array_equal(n, np.minimum(part.lengths[clips], most))
+    longest = np.argmax(store.video.lengths)
+    reached = plan.video_start[clips == longest] - store.video.offsets[longest]
+    assert set(reached) == set(range(store.video.lengths[longest] - 5 + 1))
+
+
+def test_audio_is_cut_to_the_time_span_of_the_video():
+    store = made([60], [90])  # 57.6 s of both
+    clips = np.zeros(200, int)
+    plan = windows(store, clips, clips, Lengths(40, 60), np.arange(200) / 200)
+    assert len(set(plan.video_start)) == 31
+    assert np.abs(plan.audio_start * 0.96 - plan.video_start * 0.64).max() <= 0.48 + 1e-9
+    centre = windows(store, clips[:1], clips[:1], Lengths(40, 60), None)
+    assert (centre.video_start[0], centre.audio_start[0]) == (15, 10)
+
+
+@pytest.mark.parametrize(
+    "limits, wanted",
+    [
+        ((0, 0), (60, 90)), ((40, 60), (40, 60)), ((99, 99), (60, 90)), ((7, 90), (7, 90)),
+        ((0, 60), (40, 60)), ((40, 0), (40, 60)),
+    ],
+)
+def test_limits(limits, wanted):
+    """A limit on one modality cuts the other to the same time span."""
+    assert Limits(*limits).lengths(made([60, 3], [5, 90]), np.arange(2)) == wanted
+
+
+def test_a_clip_without_a_modality_is_all_padding():
+    store = made([0, 4], [5, 0])
+    clips = np.arange(2)
+    lengths = Limits(0, 0).lengths(store, clips)
+    assert lengths == (4, 5)
+    plan = windows(store, clips, clips, lengths, np.full(2, 0.9))
+    batch = framed(fill(store, plan, lengths), plan, (0.96, 0.64))
+    assert batch.audio_mask.sum(1).tolist() == [0, 4]
+    assert batch.video_mask.sum(1).tolist() == [5, 0]
+    assert not batch.audio[0].any() and not batch.video[1].any()
+    only = np.array([1])
+    assert Limits(0, 0).lengths(store, only).video == 1  # an array of no tokens has no shape
+
+
+@pytest.mark.parametrize("audio", [np.uint8, np.float32])
+@pytest.mark.parametrize("video", [np.float16, np.float32])
+def test_gathered_equals_filled(audio, video):
+    rng = np.random.default_rng(1)
+    store = made([*rng.integers(0, 9, 20), 8], [*rng.integers(0, 13, 20), 12], audio, video)
+    clips = rng.integers(0, 21, 30)
+    lengths = Lengths(5, 7)
+    plan = windows(store, clips, clips % 3, lengths, rng.random(30))
+    resident = tiny_resident(store)
+    a = gather(resident, plan, lengths, (0.96, 0.64))
+    b = framed(fill(store, plan, lengths), plan, (0.96, 0.64))
+    assert a.audio.dtype == audio and a.video.dtype == video
+    assert jax.tree.map(lambda x: x.dtype, a) == jax.tree.map(lambda x: jnp.asarray(x).dtype, b)
+    tiny.same(a, b)
+    for row, clip in enumerate(clips):  # and what both hold is the clip
+        start = plan.video_start[row] - store.video.offsets[clip]
+        n = min(7, store.video.lengths[clip])
+        values = store.video.values[store.video.offsets[clip] :][start : start + n]
+        np.testing.assert_array_equal(a.video[row, :n], values)
+        assert not a.video[row, n:].any() and a.video_mask[row].sum() == n
+    np.testing.assert_allclose(a.audio_time[0], 0.96 * np.arange(5), rtol=1e-6)
+
+
+def tiny_resident(store):
+    from avdiff_jax.data.batches import Resident
+
+    return Resident(jnp.asarray(store.audio.values), jnp.asarray(store.video.values))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 16, 64])
+@pytest.mark.parametrize("most", [1, 3])
+def test_buckets_hold_every_clip_once(store, members, batch, most):
+    buckets = evaluation_buckets(store, members, Limits(0, 6), batch, most)
+    assert len(buckets) <= most
+    seen = np.concatenate([b.rows[b.rows >= 0] for b in buckets])
+    assert sorted(seen) == list(range(40))
+    for bucket in buckets:
+        assert bucket.rows.shape == bucket.plan.label.shape and bucket.rows.shape[1] == batch
+        np.testing.assert_array_equal(bucket.plan.weight, bucket.rows >= 0)
+        used = bucket.rows[bucket.rows >= 0]
+        np.testing.assert_array_equal(
+            bucket.plan.label[bucket.rows >= 0], members.labels[used])
+        # Nothing but the limit cuts a clip.
+        n = np.minimum(store.video.lengths[members.clips[used]], 6)
+        np.testing.assert_array_equal(bucket.plan.video_length[bucket.rows >= 0], n)
+
+
+@pytest.mark.parametrize(
+    "wanted, total, steps", [(50, 300, 50), (7, 300, 6), (500, 30, 30), (4, 7, 1), (1, 9, 1)]
+)
+def test_steps_of_a_dispatch(wanted, total, steps):
+    feed = Feed(open_store(tiny.world()[0]), tiny.mesh(), "device")
+    assert feed.steps(Lengths(5, 5), 8, wanted, total) == steps
+
+
+def test_streamed_dispatches_fit_their_memory(monkeypatch):
+    feed = Feed(open_store(tiny.world()[0]), tiny.mesh(), "host")
+    row = 5 * 8 + 5 * 12 * 4  # uint8 audio, float32 video
+    monkeypatch.setattr("avdiff_jax.data.batches.STREAM_BYTES", 3 * 8 * row)
+    assert feed.streamed and feed.steps(Lengths(5, 5), 8, 50, 300) == 3
+    with pytest.raises(UserError, match="residence"):
+        Feed(open_store(tiny.world()[0]), tiny.mesh(), "cloud")
+
+
+def test_prefetched_keeps_order_and_passes_errors_on():
+    assert list(prefetched(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
+    assert list(prefetched(lambda x: x, [])) == []
+    with pytest.raises(ZeroDivisionError):
+        list(prefetched(lambda x: 1 / x, [1, 0]))

@@ -1,0 +1,184 @@
+"""What every method must keep: sizes, padding, freezing, and that it learns at all.
+
+A new method joins by its row in `COUNTS`.
+"""
+
+from functools import cache, partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avdiff_jax.methods import METHODS
+from avdiff_jax.train.step import TrainState, fresh_optimisers, of_groups, update
+from tests.methods import toy
+
+# Trained parameters in stage 2 of UCF, VGGSound and ActivityNet.
+COUNTS = {
+    "avdiff": (5_714_844, 8_499_451, 6_417_122),
+    "avgan": (5_738_141, 8_554_364, 6_459_747),
+    "attention_fusion": (2_886_040, 3_049_053, 2_995_690),
+    "perceiver": (7_133_128, 11_371_623, 8_198_878),
+    "mbt": (8_436_752, 13_996_271, 9_832_758),
+    "tcaf": (7_269_972, 8_655_028, 7_269_972),
+    "protogan": (15_603_185, 15_617_680, 15_612_935),
+    "sldg": (3_778_808, 3_807_798, 3_798_308),
+    "tsl": (3_718_521, 3_785_644, 3_763_671),
+    "hip": (7_277_796, 7_292_291, 7_287_546),
+    "zorro": (5_667_240, 8_454_247, 6_370_118),
+    "avca": (3_334_628, 3_349_123, 3_344_378),
+    "ncm": (0, 0, 0),
+    "linear": (0, 0, 0),
+}
+# Millions, worked out from the descriptions of the methods before they were written.
+EXPECTED = {
+    "avdiff": (5.71, 8.50, 6.42), "avgan": (5.74, 8.55, 6.46),
+    "attention_fusion": (2.89, 3.05, 3.00), "perceiver": (7.13, 11.37, 8.20),
+    "mbt": (8.44, 14.00, 9.83), "tcaf": (7.27, 8.66, 7.27), "protogan": (15.60, 15.62, 15.61),
+    "sldg": (3.78, 3.81, 3.80), "tsl": (3.72, 3.79, 3.76), "hip": (7.28, 7.29, 7.29),
+    "zorro": (5.67, 8.45, 6.37), "avca": (3.33, 3.35, 3.34),
+    "ncm": (0, 0, 0), "linear": (0, 0, 0),
+}
+TRAINED = [name for name in COUNTS if name not in ("ncm", "linear")]
+EVAL_ONLY = ("tsl",)  # freezes in evaluation mode whatever the configuration says
+
+
+def test_every_method_is_here():
+    assert set(COUNTS) == set(EXPECTED) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts(name):
+    for i, dataset in enumerate(toy.DATASETS):
+        info = toy.benchmark(name, dataset)
+        init = partial(METHODS[name].init, info=info, batch=toy.empty(info))
+        vars = jax.eval_shape(init, toy.key(0))
+        count = sum(x.size for x in jax.tree.leaves(vars.params))
+        assert count == COUNTS[name][i], dataset
+        assert abs(count - 1e6 * EXPECTED[name][i]) <= 1e4 * EXPECTED[name][i], dataset
+
+
+def clips(roles=("base",)):
+    """The training clips, as `refresh` asks for them."""
+    return lambda: [toy.draw(jax.random.fold_in(toy.key(5), i), role, 128)
+                    for i, role in enumerate(roles)]
+
+
+def start(name, info, substage, vars) -> TrainState:
+    method = METHODS[name]
+    if method.refresh:
+        vars = method.refresh(info, vars, clips(("base", "novel")[:substage]))
+    return TrainState(vars, fresh_optimisers(method, info, substage, vars), jnp.zeros((), int))
+
+
+@cache
+def trained(name):
+    """Variables after 200 updates of substage 1."""
+    info, method = toy.info(name), METHODS[name]
+    vars = toy.jit(partial(method.init, info=info, batch=toy.empty(info)))(toy.key(0))
+    state = start(name, info, 1, vars)
+    if not method.players(info, 1):
+        return state.vars
+
+    @toy.jit
+    def run(state):
+        def body(state, key):
+            return update(method, info, 1, state, toy.draw(key), key, "base")
+
+        return jax.lax.scan(body, state, jax.random.split(toy.key(1), 200))
+
+    state, metrics = run(state)
+    chex.assert_tree_all_finite(metrics)
+    return state.vars
+
+
+@cache
+def scorer(name):
+    info, method = toy.info(name), METHODS[name]
+
+    @toy.jit
+    def score(vars, batch):
+        features, stats = method.features(info, vars, batch, toy.key(0), False)
+        return method.scores(info, vars, features), stats
+
+    return score
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_learns_separable_classes(name):
+    batch = toy.draw(toy.key(2), clips=256)
+    scores, _ = scorer(name)(trained(name), batch)
+    assert scores.shape == (256, toy.BASE + toy.NOVEL)
+    accuracy = np.mean([
+        (scores.argmax(-1) == batch.label)[batch.label == c].mean() for c in range(toy.BASE)
+    ])
+    assert accuracy > 0.9
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_padding_changes_no_score(name):
+    vars, batch = trained(name), toy.draw(toy.key(3))
+    scores, stats = scorer(name)(vars, batch)
+    again, _ = scorer(name)(vars, toy.longer(batch, 7))
+    np.testing.assert_allclose(again, scores, atol=1e-5, rtol=1e-4)
+    chex.assert_trees_all_equal(stats, vars.stats)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_padding_changes_no_loss(name):
+    """In training, without dropout: losses of all players, and the statistics."""
+    info, method, vars = toy.info(name), METHODS[name], trained(name)
+
+    @toy.jit
+    def losses(batch):
+        key = toy.key(4)
+        features, stats = method.features(info, vars, batch, key, True)
+        after = vars.replace(stats=stats)
+        return [
+            player.loss(of_groups(vars.params, player.groups), after, features, batch, key, "novel")
+            for player in method.players(info, 2)
+        ]
+
+    batch = toy.draw(toy.key(3), "novel")
+    chex.assert_trees_all_close(
+        losses(batch), losses(toy.longer(batch, 7)), atol=2e-5, rtol=2e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "name, mode", [*((name, "train") for name in TRAINED), ("mbt", "eval"), ("sldg", "eval")]
+)
+def test_frozen_groups_stand_still(name, mode):
+    info, method = toy.info(name, train__frozen_mode=mode), METHODS[name]
+    state = start(name, info, 2, trained(name))
+    before = state.vars
+    frozen = method.frozen(info, 2)
+    moving = [g for player in method.players(info, 2) for g in player.groups]
+    assert sorted([*frozen.groups, *moving]) == sorted(before.params)  # each in one place
+    assert frozen.mode == ("eval" if name in EVAL_ONLY else mode) or not frozen.groups
+
+    @toy.jit
+    def run(state, key):
+        for role in ("base", "novel"):
+            state, metrics = update(method, info, 2, state, toy.draw(key, role), key, role)
+        return state, metrics
+
+    for i in range(2):
+        state, metrics = run(state, toy.key(i))
+    chex.assert_tree_all_finite(metrics)
+    after = state.vars
+    for group in frozen.groups:
+        chex.assert_trees_all_equal(after.params[group], before.params[group])
+    for group in moving:
+        assert differs(after.params[group], before.params[group]), group
+    for group in before.stats:
+        runs_on = group not in frozen.groups or frozen.mode == "train"
+        assert differs(after.stats[group], before.stats[group]) == runs_on, group
+    chex.assert_trees_all_equal(after.buffers, before.buffers)
+
+
+def differs(a, b) -> bool:
+    return any(bool((x != y).any()) for x, y in
+               zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -1,0 +1,55 @@
+"""The same substage on one and on two devices, and numbers that do not divide."""
+
+import jax
+import numpy as np
+import pytest
+
+from avdiff_jax import devices
+from avdiff_jax.data.batches import Feed, training_plan
+from avdiff_jax.errors import UserError
+from avdiff_jax.train.stage import initial_vars, ready
+from avdiff_jax.train.substage import Phase, run_substage
+from tests import tiny
+
+
+def trained(tmp_path, count, residence="device"):
+    """State and curves of the tiny second substage on `count` devices."""
+    b = tiny.make_bench(tiny.config(data__residence=residence), devices=count)
+    setting, state = ready(b, Phase(1, 2), initial_vars(b), None)
+    assert all(x.sharding.mesh.size == count for x in jax.tree.leaves(state))
+    services = tiny.services(tmp_path)
+    with services.writer:
+        outcome = run_substage(setting, state, 1, services, 0)
+    (line,) = tiny.lines(tmp_path)
+    return jax.device_get(outcome.state), line
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("alone"), 1)
+
+
+@pytest.mark.parametrize("count, residence", [(2, "device"), (1, "host")])
+def test_devices_and_residence_do_not_matter(alone, count, residence, tmp_path):
+    state, line = trained(tmp_path, count, residence)
+    tiny.nearly(state.vars, alone[0].vars)
+    assert line.keys() == alone[1].keys()
+    for name, value in line.items():
+        np.testing.assert_allclose(value, alone[1][name], rtol=1e-3, err_msg=name)
+
+
+def test_a_batch_is_split_and_the_features_are_not():
+    b = tiny.make_bench(tiny.config(), devices=2)
+    plan = training_plan(b.feed.store, b.stage.base, b.lengths, 8, 4, [0])
+    inputs = b.feed.inputs(plan, b.lengths)
+    assert {s.data.shape for s in inputs.label.addressable_shards} == {(4, 4)}
+    assert b.feed.data.video.sharding.is_fully_replicated
+    streamed = Feed(b.feed.store, b.feed.mesh, "host").inputs(plan, b.lengths)
+    shapes = {s.data.shape[:2] for s in streamed[0].video.addressable_shards}
+    assert shapes == {(4, 4)}
+
+
+def test_a_batch_that_does_not_divide():
+    with pytest.raises(UserError, match=r"train.batch=7 does not divide by the 2 devices"):
+        devices.check_divides(7, tiny.mesh(2), "train.batch")
+    devices.check_divides(8, tiny.mesh(2), "train.batch")
