@@ -19,7 +19,7 @@ def get_config(arg: str | None = None):
     m.dim, m.heads, m.head_dim, m.enc_hidden = 128, 4, 32, 256
     m.depth, m.switch = 3, 2
     d.steps = 100
-    t.batch, t.batches, t.epochs1, t.epochs2 = 64, 40, 10, 6
+    t.batch, t.batches, t.epochs1, t.epochs2 = 32, 40, 8, 5
     t.learning_rate = 5e-4
     c.eval.calibration = "exact"
     return common.apply(c, w)

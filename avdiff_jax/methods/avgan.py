@@ -68,7 +68,7 @@ def players(info: Info, substage: int):
         (c_o, _), _ = real_features(info, vars.params, vars.stats, token, key)
         return c_o, batch.label
 
-    critic = adversarial.critic_player(gan(info), real)
+    critic = adversarial.critic_player(info, gan(info), real)
     return (critic, *trunked.players(info, substage, loss, ("gen",)))
 
 

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 
 from avdiff_jax.losses import cross_entropy, mean_where, negatives, squared_error
 from avdiff_jax.methods import adversarial
-from avdiff_jax.methods.adversarial import Gan
+from avdiff_jax.methods.adversarial import BENCHMARK, Gan
 from avdiff_jax.methods.heads import HEAD, classified, head, real_features, scores
 from avdiff_jax.methods.method import Info, Method, Vars, main_player, scaling_buffers
 from avdiff_jax.methods.prototypes import class_statistics, clip_vector
 from avdiff_jax.nn.gan import LEAKY, LINEAR, MLP, RELU, cosine_embedding
 
 COSINE, PROTOTYPE = 0.1, 0.01  # weights of the generator's two losses besides the critic's
-NONNEGATIVE = ("activitynet", "ucf", "vggsound")  # features >= 0: the generator ends in a ReLU
 
 
 def vector(info: Info, buffers, batch):
@@ -33,7 +32,8 @@ def gan(info: Info) -> Gan:
     """Generator and critic; widths 512 and 300 in the benchmark."""
     model, width = info.config.model, len(info.audio_shift) + info.video_dim
     hidden = model.enc_hidden  # ours
-    end = RELU if info.config.dataset in NONNEGATIVE else LINEAR
+    # The benchmark's features are not negative; others may be.
+    end = RELU if info.config.dataset in BENCHMARK else LINEAR
     return Gan(
         MLP((hidden, hidden, width), (LEAKY, RELU, end)),
         MLP((hidden, 1), (LEAKY, LINEAR)),
@@ -113,9 +113,9 @@ def loss(info: Info, moving, vars: Vars, x, batch, key: jax.Array, role: str):
 def players(info: Info, substage: int):
     """Critic, decoder, generator, classifier."""
     return (
-        adversarial.critic_player(gan(info), lambda vars, x, batch, key: (x, batch.label)),
-        adversarial.player("decoder", ("aux",), partial(decoder_loss, info)),
-        adversarial.player("generator", ("gen",), partial(generator_loss, info)),
+        adversarial.critic_player(info, gan(info), lambda vars, x, batch, key: (x, batch.label)),
+        adversarial.player(info, "decoder", ("aux",), partial(decoder_loss, info)),
+        adversarial.player(info, "generator", ("gen",), partial(generator_loss, info)),
         main_player(info, HEAD, partial(loss, info)),
     )
 

@@ -166,9 +166,13 @@ def players(info: Info, substage: int):
     """Critic, generator with its encoder, classifier; the last with the representation in
     substage 1."""
     groups = ("enc", "cls") if substage == 1 else ("cls",)
+
+    def real(vars, x, batch, key):
+        return flat(x, batch.label)
+
     return (
-        adversarial.critic_player(gan(info), lambda vars, x, batch, key: flat(x, batch.label)),
-        adversarial.player("generator", ("gen", "aux"), partial(generator_loss, info)),
+        adversarial.critic_player(info, gan(info), real),
+        adversarial.player(info, "generator", ("gen", "aux"), partial(generator_loss, info)),
         main_player(info, groups, partial(loss, info)),
     )
 
