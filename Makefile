@@ -9,8 +9,8 @@ VENV ?= .venv
 PYTHON ?=
 REQUIREMENTS ?=
 PYTEST_ARGS ?=
-# More workers than this cost more memory than they save time.
-PYTEST_WORKERS ?= -n auto --maxprocesses 4
+# More workers than this cost more memory than they save time; the tests of a file share fixtures.
+PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed

@@ -38,7 +38,6 @@ from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.errors import one_sentence
 from avdiff_jax.methods import method
 from avdiff_jax.train.stage import bench, initial_vars, ready
-from avdiff_jax.train.step import training_steps
 from avdiff_jax.train.substage import Phase
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
@@ -162,7 +161,7 @@ def training(b, vars, substage: int, sizes) -> dict:
         )
     }
     inputs = {role: b.feed.inputs(plan, b.lengths) for role, plan in plans.items()}
-    run = training_steps(b.method, b.info, substage, b.feed, b.lengths)
+    run = b.train(substage)
     key = jax.random.key(0)
     done = flops.executed(run, state, b.feed.data, inputs, key)
     box = [state]

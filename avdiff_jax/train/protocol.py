@@ -19,6 +19,7 @@ from avdiff_jax.files import plain, write_atomically
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.nn import masks
+from avdiff_jax.runs import differences
 from avdiff_jax.train.stage import (
     Bench,
     bench,
@@ -111,7 +112,7 @@ def claim(workdir: pathlib.Path, config, resume: bool) -> None:
                 "another --workdir"
             )
         there = json.loads(path.read_text())
-        for name, (ours, theirs) in _differences(wanted, there).items():
+        for name, (ours, theirs) in differences(wanted, there).items():
             raise UserError(
                 f"{workdir} was begun with {name}={theirs}, now it is {ours}: use the same "
                 "configuration, or another --workdir"
@@ -146,17 +147,6 @@ def claimed(workdir: pathlib.Path, config, resume: bool):
             if folder.is_dir():
                 folder.rmdir()
         raise
-
-
-def _differences(ours: dict, theirs: dict, prefix: str = "") -> dict:
-    found = {}
-    for key in sorted({*ours, *theirs}):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found |= _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found[f"{prefix}{key}"] = (a, b)
-    return found
 
 
 def data(config, workdir: pathlib.Path) -> tuple[Store, dict]:

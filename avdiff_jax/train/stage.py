@@ -1,6 +1,7 @@
 """A stage of the protocol: stage 1 finds epochs, rate cuts and calibration on Val; stage 2
 retrains by that record and is measured on test."""
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -27,12 +28,14 @@ from avdiff_jax.train.step import (
     carried_optimisers,
     fresh_optimisers,
     scoring_step,
+    training_steps,
 )
 from avdiff_jax.train.substage import Outcome, Phase, Services, Setting, run_substage
 
 
 class Bench(NamedTuple):
-    """A stage made ready: who is trained and measured, and the compiled scoring step."""
+    """A stage made ready: who is trained and measured, and its compiled functions: `train` gives
+    the steps of a substage, `score` scores."""
 
     number: int
     stage: Stage
@@ -40,6 +43,7 @@ class Bench(NamedTuple):
     info: Info
     feed: Feed
     lengths: Lengths
+    train: Callable[[int], Callable]
     score: Callable
 
 
@@ -77,7 +81,12 @@ def bench(config, method: Method, feed: Feed, stage: Stage, number: int) -> Benc
     limits = Limits(config.data.train_max_audio, config.data.train_max_video)
     clips = np.concatenate([stage.base.clips, *(m.clips for m in stage.novel)])
     lengths = limits.lengths(store, clips)
-    return Bench(number, stage, method, info, feed, lengths, scoring_step(method, info, feed))
+    # Cached, so that the three draws of substage 2 share one compiled program.
+    train = functools.cache(
+        lambda substage: training_steps(method, info, substage, feed, lengths)
+    )
+    score = scoring_step(method, info, feed)
+    return Bench(number, stage, method, info, feed, lengths, train, score)
 
 
 def initial_vars(b: Bench) -> Vars:
@@ -165,7 +174,8 @@ def ready(b: Bench, phase: Phase, vars: Vars, before: TrainState | None):
         opt = jax.tree.map(jnp.copy, carried_optimisers(*args, before.opt))
     state = TrainState(vars=vars, opt=opt, updates=jnp.zeros((), jnp.int32))
     state = jax.device_put(state, devices.replicated(b.feed.mesh))
-    return Setting(phase, b.method, b.info, b.feed, members, b.lengths), state
+    train = b.train(phase.substage)
+    return Setting(phase, b.method, b.info, b.feed, members, b.lengths, train), state
 
 
 def calibrated_point(b: Bench, scores, labels) -> metrics.Point:

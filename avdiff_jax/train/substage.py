@@ -18,7 +18,6 @@ from avdiff_jax.train.step import (
     TrainState,
     cut_rate,
     learning_rate,
-    training_steps,
 )
 from avdiff_jax.train.stop import Stop
 from avdiff_jax.writer import Writer
@@ -47,6 +46,7 @@ class Setting(NamedTuple):
 
     members: base clips, and in substage 2 novel ones.
     lengths: fixed shape of its training batches.
+    train: the compiled steps of the substage, the same for every draw.
     """
 
     phase: Phase
@@ -55,6 +55,7 @@ class Setting(NamedTuple):
     feed: Feed
     members: tuple[Members, ...]
     lengths: Lengths
+    train: Callable
 
 
 class Services(NamedTuple):
@@ -172,7 +173,6 @@ def run_substage(
             record |= {"steps": setting.feed.steps(
                 setting.lengths, config.batch, config.steps_per_dispatch, config.batches
             )}
-        train = training_steps(setting.method, info, phase.substage, setting.feed, setting.lengths)
         key = dropout_key(info.config, phase)
         total = (epochs - record["epoch"]) * config.batches - record["step"] if trains else 1
         with Progress(max(total, 1), phase.name) as progress:
@@ -181,7 +181,7 @@ def run_substage(
                 if trains:
                     begun = record
                     state, record = _epoch(
-                        setting, state, record, train, key, services, last, progress
+                        setting, state, record, key, services, last, progress
                     )
                     seconds = record["seconds"] - begun["seconds"]
                     values = record["last"] | {
@@ -227,7 +227,7 @@ def _number(record: dict, batches: int) -> int:
     return record["epoch"] * batches + record["step"]
 
 
-def _epoch(setting, state, record, train, key, services, last, progress):
+def _epoch(setting, state, record, key, services, last, progress):
     """Trains from the record's step to the end of its epoch."""
     phase, feed, epoch = setting.phase, setting.feed, record["epoch"]
     plans = epoch_plans(setting, epoch)
@@ -241,7 +241,7 @@ def _epoch(setting, state, record, train, key, services, last, progress):
 
     firsts = range(record["step"], batches, steps)
     for first, inputs in zip(firsts, prefetched(made, firsts), strict=True):
-        state, metrics = train(state, feed.data, inputs, key)
+        state, metrics = setting.train(state, feed.data, inputs, key)
         metrics = {k: np.asarray(v, np.float64) for k, v in jax.device_get(metrics).items()}
         check_finite(metrics, phase, epoch, first)
         sums = record["sums"] or dict.fromkeys(metrics, 0.0)
