@@ -130,6 +130,12 @@ def test_table_of_an_ablation_has_the_row_of_that_ablation():
     assert "| paper | 82.89 | 44.33 | 57.77 | 47.02 |" in text
 
 
+@pytest.mark.parametrize("classes, shown", [(48, True), (27, False)])
+def test_another_store_under_a_benchmark_configuration_is_not_set_beside_the_paper(classes, shown):
+    text = table({**outcome(), "data": {"store": "any", "classes": classes}})
+    assert ("| paper" in text) == shown
+
+
 def test_table_of_own_data_has_no_row_of_the_paper():
     text = table(outcome(config={"dataset": "own", "shots": 3, "method": "ncm"}))
     assert "| paper" not in text and "**75.00**" in text

@@ -351,6 +351,7 @@ def _report(b: Bench, services: Services, workdir, found, outcomes, started) -> 
     outcome = results.results_json(
         test=test, validation=validation, chosen=chosen, config=plain(config.to_dict()),
         device=devices.describe(), timing=timing, generator=quality,
+        data={"store": b.feed.store.name, "classes": len(names)},
     )
     writer.hparams(at, config.to_dict(), {f"test/{k}": test["mean"][k] for k in results.NUMBERS})
     results.write_results(workdir, outcome)
