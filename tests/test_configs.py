@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from avdiff_jax.errors import UserError
-from avdiff_jax.train.protocol import check_values
+from avdiff_jax.fields import check_values
 from avdiff_jax.writer import flatten
 from configs import activitynet, common, own, synthetic, ucf, vggsound
 

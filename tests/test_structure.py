@@ -47,6 +47,7 @@ ORDER = [
     "losses",
     "diffusion",
     "metrics",
+    "fields",
     "methods/method",
     "methods/*",
     "methods/__init__",
@@ -64,6 +65,8 @@ ORDER = [
     "train/step",
     "train/substage",
     "train/stage",
+    "train/workdir",
+    "train/evaluation",
     "train/protocol",
 ]
 # These hold a docstring and the version, and import nothing of the package.

@@ -15,6 +15,7 @@ from avdiff_jax.data.batches import Feed
 from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.methods import method
 from avdiff_jax.train import protocol
+from avdiff_jax.train import workdir as workdirs
 from avdiff_jax.train.stage import bench
 from avdiff_jax.train.stop import Stop
 from avdiff_jax.train.substage import Services
@@ -77,7 +78,7 @@ def make_bench(c, number: int = 1, store=None, devices: int = 1, stage=None):
 
 def services(workdir, stop=None):
     """What a substage needs, writing below `workdir`."""
-    last, best = protocol.checkpoints(pathlib.Path(workdir))
+    last, best = workdirs.checkpoints(pathlib.Path(workdir))
     return Services(Writer(workdir), last, best, stop or Stop())
 
 
@@ -169,7 +170,7 @@ class Recorded:
 
 def finish(c, workdir, *args, **more):
     """Runs the protocol; returns (results, the final training states of the draws)."""
-    kept, report = [], protocol._report
+    kept, report = [], protocol.report
 
     def keeping(b, services, workdir, found, outcomes, started):
         outcomes = list(outcomes)
@@ -177,5 +178,5 @@ def finish(c, workdir, *args, **more):
         return report(b, services, workdir, found, outcomes, started)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "_report", keeping)
+        patch.setattr(protocol, "report", keeping)
         return protocol.run(c, workdir, *args, **more), kept

@@ -12,7 +12,6 @@ import numpy as np
 
 from avdiff_jax import devices, metrics
 from avdiff_jax.data.batches import (
-    ROLES,
     Bucket,
     Feed,
     Lengths,
@@ -253,64 +252,3 @@ def stage2(b: Bench, services: Services, found: dict) -> Iterator[tuple[int, Out
         )
         at = outcome.record["at"]
         yield draw, outcome
-
-
-def measure(b: Bench, vars: Vars, draw: int, gamma: float) -> dict:
-    """The paper's numbers on test for one draw, with the scores that they come from."""
-    members = joined(b.stage.eval_base, b.stage.eval_novel[draw])
-    scores = scored(b, vars, members, measured_buckets(b, members, test=True))
-    point = metrics.evaluate(scores, members.labels, b.info.is_base, gamma)
-    area = metrics.ausuc(scores, members.labels, b.info.is_base)
-    return {"point": point, "AUSUC": area, "scores": scores, "members": members}
-
-
-def embedded(b: Bench, vars: Vars, members: Members) -> tuple[np.ndarray, np.ndarray]:
-    """Real features [n, d] of training clips in the space of `Method.generate`, and labels."""
-
-    @jax.jit
-    def embed(vars, batch):
-        shared, _ = b.method.features(b.info, vars, batch, jax.random.key(0), False)
-        return b.method.embed(b.info, vars, shared)
-
-    rows, labels = [], []
-    for batch in training_clips(b, (members,))():
-        used = np.asarray(batch.weight) > 0
-        rows.append(np.asarray(embed(vars, batch))[used])
-        labels.append(np.asarray(batch.label)[used])
-    return np.concatenate(rows), np.concatenate(labels)
-
-
-class Quality(NamedTuple):
-    """Real and synthetic features of the novel classes of a draw, and a report on them."""
-
-    real: np.ndarray
-    real_labels: np.ndarray
-    synthetic: np.ndarray
-    synthetic_labels: np.ndarray
-    report: dict
-
-
-def generator_quality(b: Bench, outcome: Outcome, draw: int) -> Quality:
-    """How good the generator is: its noise loss (1.0 is what predicting zero gives), the norm of
-    synthetic against real features, and how many synthetic features the nearest mean of real
-    ones assigns to their own novel class (chance: 1 / classes)."""
-    vars, config = outcome.state.vars, b.info.config
-    novel = np.flatnonzero(~b.info.is_base)
-    labels = np.repeat(novel, config.eval.generated)
-    key = jax.random.fold_in(jax.random.key(config.seed), draw)
-    generate = jax.jit(lambda vars, key, labels: b.method.generate(b.info, vars, key, labels))
-    fake = np.asarray(generate(vars, key, jnp.asarray(labels)))
-    real, real_labels = embedded(b, vars, b.stage.novel[draw])
-    means = np.stack([real[real_labels == c].mean(0) for c in novel])
-    distance = ((fake[:, None] - means[None]) ** 2).sum(-1)
-    last = outcome.record["last"] or {}
-    report = {
-        "norm_synthetic": float(np.linalg.norm(fake, axis=1).mean()),
-        "norm_real": float(np.linalg.norm(real, axis=1).mean()),
-        "recognised": float(100 * (novel[distance.argmin(1)] == labels).mean()),
-        "chance": 100 / len(novel),
-    }
-    for role in ROLES:
-        if f"{role}/main/noise_loss" in last:
-            report[f"noise_loss_{role}"] = last[f"{role}/main/noise_loss"]
-    return Quality(real, real_labels, fake, labels, report)

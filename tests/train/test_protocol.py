@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from avdiff_jax import fields
 from avdiff_jax.data import splits
 from avdiff_jax.errors import UserError
 from avdiff_jax.train import protocol
@@ -116,7 +117,7 @@ def test_every_field_is_read(finished, tmp_path, monkeypatch):
         protocol.data(own, tmp_path)
     main = (protocol.pathlib.Path(protocol.__file__).parents[2] / "launch" / "main.py").read_text()
     assert "config.device.deterministic" in main
-    every = {name for name, _ in protocol._fields(common.base())}
+    every = {name for name, _ in fields.fields(common.base())}
     assert every - read == {"device.deterministic"}
 
 

@@ -7,12 +7,13 @@ import pytest
 from avdiff_jax.data import splits
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.train import evaluation
 from avdiff_jax.train import stage as stages
+from avdiff_jax.train.evaluation import measure
 from avdiff_jax.train.stage import (
     audio_scaling,
     initial_vars,
     joined,
-    measure,
     measured_buckets,
     ready,
     scored,
@@ -205,7 +206,7 @@ def test_gamma_is_used_as_given(vars, monkeypatch):
     members = joined(b.stage.eval_base, b.stage.eval_novel[0])
     made = np.where(b.info.is_base, 0.6, 0.1) + 0 * members.labels[:, None]
     made[np.arange(len(made)), members.labels] += 0.2
-    monkeypatch.setattr(stages, "scored", lambda *_: made)
+    monkeypatch.setattr(evaluation, "scored", lambda *_: made)
     point = measure(b, vars, 0, 0.0)["point"]
     assert (point.B, point.N, point.HM, point.FSL, point.gamma) == (100, 0, 0, 100, 0)
     point = measure(b, vars, 0, 0.4)["point"]
