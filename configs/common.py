@@ -91,7 +91,10 @@ def base() -> ConfigDict:
     t.plateau = True  # x 0.1 when the selection score stalls
     t.patience = 3  # epochs without gain before a cut
     t.reset_optimizer = True  # fresh Adam in substage 2
-    t.frozen_mode = "train"  # dropout and statistics of the frozen fusion: train, eval
+    # Dropout and statistics of the frozen fusion go on (train, published) or stop (eval): then
+    # each clip is fused once, and the draws of stage 2 are trained side by side.
+    t.frozen_mode = "train"
+    t.crops = 4  # fused windows of a clip longer than the batches, in frozen_mode=eval
     t.steps_per_dispatch = 50  # steps of one compiled scan, at most an epoch
 
     c.eval = e = ConfigDict()

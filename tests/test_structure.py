@@ -62,6 +62,7 @@ ORDER = [
     "comparison",
     "benchmark",
     "train/stop",
+    "train/cached",
     "train/step",
     "train/substage",
     "train/stage",

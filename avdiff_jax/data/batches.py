@@ -113,15 +113,22 @@ def windows(store: Store, clips, labels, lengths: Lengths, position) -> Plan:
     )
 
 
-def training_plan(
-    store: Store, members: Members, lengths: Lengths, batch: int, steps: int, seed: list[int]
-) -> Plan:
+class Drawn(NamedTuple):
+    """Examples of training batches, each [steps, B]: clip, label, and where in [0, 1) the window
+    of a clip lies that is cut."""
+
+    clips: np.ndarray
+    labels: np.ndarray
+    position: np.ndarray
+
+
+def drawn(members: Members, batch: int, steps: int, seed: list[int]) -> Drawn:
     """Class-balanced batches with replacement: a class uniformly, then a clip of it.
 
     Args:
       members: clips and labels.
-      batch, steps: the plan is [steps, batch].
-      seed: integers that name this plan: (seed, stage, substage, draw, epoch, role).
+      batch, steps: the shape is [steps, batch].
+      seed: integers that name these batches: (seed, stage, substage, draw, epoch, role).
     """
     rng = np.random.default_rng(seed)
     by_class = np.argsort(members.labels, kind="stable")
@@ -130,8 +137,15 @@ def training_plan(
     shape = (steps, batch)
     chosen = rng.integers(len(first), size=shape)
     row = first[chosen] + np.floor(rng.random(shape) * count[chosen]).astype(np.int64)
-    position = rng.random(shape)
-    return windows(store, members.clips[by_class][row], labels[row], lengths, position)
+    return Drawn(members.clips[by_class][row], labels[row], rng.random(shape))
+
+
+def training_plan(
+    store: Store, members: Members, lengths: Lengths, batch: int, steps: int, seed: list[int]
+) -> Plan:
+    """The windows of `drawn` examples, [steps, batch]."""
+    examples = drawn(members, batch, steps, seed)
+    return windows(store, examples.clips, examples.labels, lengths, examples.position)
 
 
 class Bucket(NamedTuple):
@@ -144,9 +158,10 @@ class Bucket(NamedTuple):
 
 
 def evaluation_buckets(
-    store: Store, members: Members, limits: Limits, batch: int, most: int = 3
+    store: Store, members: Members, limits: Limits, batch: int, most: int = 3, position=None
 ) -> list[Bucket]:
-    """Every clip once, centred windows, in at most `most` length buckets.
+    """Every clip once, in at most `most` length buckets; windows are centred, or where
+    `position` [n] in [0, 1) puts them.
 
     Clips are sorted by length and cut into runs of equal size; a bucket's shape is that of
     its longest clip. Rows that fill up the last batch of a bucket repeat a clip at weight 0.
@@ -166,7 +181,8 @@ def evaluation_buckets(
         rows[: len(part)] = part
         rows = rows.reshape(-1, batch)
         used = np.maximum(rows, 0)
-        plan = windows(store, members.clips[used], members.labels[used], lengths, None)
+        place = None if position is None else position[used]
+        plan = windows(store, members.clips[used], members.labels[used], lengths, place)
         weight = (rows >= 0).astype(np.float32)
         out.append(Bucket(lengths, plan.replace(weight=weight), rows))
     return out
@@ -242,6 +258,11 @@ def framed(filled: Filled, plan: Plan, seconds) -> Batch:
     return _framed(filled.audio, filled.video, plan, masks, seconds)
 
 
+def largest_divisor(total: int, most: int) -> int:
+    """The largest divisor of `total` that is at most `most`."""
+    return max(n for n in range(1, min(most, total) + 1) if total % n == 0)
+
+
 # Streamed dispatches hold at most this much, and two are in flight.
 STREAM_BYTES = 256 << 20
 
@@ -284,13 +305,30 @@ class Feed:
             row = lengths.audio * audio.dim * audio.values.itemsize
             row += lengths.video * video.dim * video.values.itemsize
             wanted = min(wanted, max(1, STREAM_BYTES // max(1, row * batch)))
-        return max(n for n in range(1, min(wanted, total) + 1) if total % n == 0)
+        return largest_divisor(total, wanted)
+
+    def plan(
+        self, members: Members, lengths: Lengths, batch: int, steps: int, seed: list[int]
+    ) -> Plan:
+        """As `training_plan`."""
+        return training_plan(self.store, members, lengths, batch, steps, seed)
 
     def inputs(self, plan: Plan, lengths: Lengths):
         """A plan [..., B] as device arrays: with its features where they are streamed."""
         parts = plan if self.data is not None else (fill(self.store, plan, lengths), plan)
         axis = plan.label.ndim - 1
         return jax.device_put(parts, devices.batch_sharding(self.mesh, axis))
+
+    def measured(self, buckets: list[Bucket]) -> Iterator:
+        """(rows [B], inputs, lengths) of each evaluation batch."""
+        jobs = ((bucket, i) for bucket in buckets for i in range(len(bucket.rows)))
+
+        def made(job):
+            bucket, i = job
+            plan = jax.tree.map(lambda x: x[i], bucket.plan)
+            return bucket.rows[i], self.inputs(plan, bucket.lengths), bucket.lengths
+
+        return prefetched(made, jobs)
 
     def batch(self, data, inputs, lengths: Lengths) -> Batch:
         """The batch of `inputs` [B]; runs inside jit."""

@@ -16,9 +16,18 @@ from avdiff_jax.files import write_atomically
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.train.evaluation import report
-from avdiff_jax.train.stage import Bench, bench, initial_vars, ready, stage1, stage2
+from avdiff_jax.train.stage import (
+    Bench,
+    apart,
+    bench,
+    draw_phases,
+    first_state,
+    initial_vars,
+    stage1,
+    stage2,
+)
 from avdiff_jax.train.stop import Stop
-from avdiff_jax.train.substage import Outcome, Phase, Services
+from avdiff_jax.train.substage import Services
 from avdiff_jax.train.workdir import checkpoints, claimed, committed
 from avdiff_jax.writer import Writer
 
@@ -137,9 +146,8 @@ def _stage(config, split, store, number):
 
 def _trained(b: Bench, last):
     """(draw, outcome) of a finished run, from its checkpoints."""
-    for draw in range(len(b.stage.novel)):
-        phase = Phase(2, 2, draw)
-        _, like = ready(b, phase, initial_vars(b), None)
+    for phase in draw_phases(b):
+        like = first_state(b, phase, initial_vars(b), None)
         with last(phase) as manager:
             number = manager.latest()
             record = manager.metadata(number) if number is not None else {"finished": False}
@@ -148,4 +156,4 @@ def _trained(b: Bench, last):
                     f"{manager.folder} holds no finished training: run stage 2 first (--run=stage2)"
                 )
             state = manager.restore(number, like)
-        yield draw, Outcome(state, state.vars, record)
+        yield from apart(b, phase, state, record)

@@ -22,10 +22,13 @@ from avdiff_jax.data.batches import (
 from avdiff_jax.data.splits import Members, Stage
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.train.cached import Cache, fused
 from avdiff_jax.train.step import (
     TrainState,
     carried_optimisers,
     fresh_optimisers,
+    fusing_step,
+    judging_step,
     scoring_step,
     training_steps,
 )
@@ -33,8 +36,11 @@ from avdiff_jax.train.substage import Outcome, Phase, Services, Setting, run_sub
 
 
 class Bench(NamedTuple):
-    """A stage made ready: who is trained and measured, and its compiled functions: `train` gives
-    the steps of a substage, `score` scores."""
+    """A stage made ready: who is trained and measured, and its compiled functions.
+
+    train: the steps of (substage, whether on cached features, draws side by side or 0).
+    score, fuse, judge: see `train.step`.
+    """
 
     number: int
     stage: Stage
@@ -42,8 +48,10 @@ class Bench(NamedTuple):
     info: Info
     feed: Feed
     lengths: Lengths
-    train: Callable[[int], Callable]
+    train: Callable[[int, bool, int], Callable]
     score: Callable
+    fuse: Callable
+    judge: Callable
 
 
 def audio_scaling(config, store, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,11 +89,12 @@ def bench(config, method: Method, feed: Feed, stage: Stage, number: int) -> Benc
     clips = np.concatenate([stage.base.clips, *(m.clips for m in stage.novel)])
     lengths = limits.lengths(store, clips)
     # Cached, so that the three draws of substage 2 share one compiled program.
-    train = functools.cache(
-        lambda substage: training_steps(method, info, substage, feed, lengths)
-    )
-    score = scoring_step(method, info, feed)
-    return Bench(number, stage, method, info, feed, lengths, train, score)
+    @functools.cache
+    def train(substage, cached=False, draws=0):
+        return training_steps(method, info, substage, feed, lengths, cached, draws)
+
+    steps = (make(method, info, feed) for make in (scoring_step, fusing_step, judging_step))
+    return Bench(number, stage, method, info, feed, lengths, train, *steps)
 
 
 def initial_vars(b: Bench) -> Vars:
@@ -116,20 +125,27 @@ def measured_buckets(b: Bench, members: Members, test: bool) -> list[Bucket]:
 def scored(b: Bench, vars: Vars, members: Members, buckets: list[Bucket]) -> np.ndarray:
     """Scores [n, C] of `members` in their order; each clip once."""
     out = np.zeros((len(members.labels), len(b.info.classes)), np.float32)
-    for bucket in buckets:
-        waiting = []
-        for i in range(len(bucket.rows)):
-            plan = jax.tree.map(operator.itemgetter(i), bucket.plan)
-            inputs = b.feed.inputs(plan, bucket.lengths)
-            waiting.append(b.score(vars, b.feed.data, inputs, bucket.lengths))
-        for rows, scores in zip(bucket.rows, jax.device_get(waiting), strict=True):
-            out[rows[rows >= 0]] = scores[rows >= 0]
-    if not np.isfinite(out).all():
+    waiting = [
+        (rows, b.score(vars, b.feed.data, inputs, lengths))
+        for rows, inputs, lengths in b.feed.measured(buckets)
+    ]
+    for rows, scores in jax.device_get(waiting):
+        out[rows[rows >= 0]] = scores[rows >= 0]
+    return finite(b, out)
+
+
+def finite(b: Bench, scores: np.ndarray) -> np.ndarray:
+    """`scores` as they are.
+
+    Raises:
+      UserError: one of them is not a finite number.
+    """
+    if not np.isfinite(scores).all():
         raise UserError(
             f"the scores of stage {b.number} are not finite: check the features for extreme "
             "values, or lower --config.train.learning_rate"
         )
-    return out
+    return scores
 
 
 def joined(*members: Members) -> Members:
@@ -147,34 +163,60 @@ def training_clips(b: Bench, members: tuple[Members, ...]) -> Callable[[], Itera
     batch = jax.jit(b.feed.batch, static_argnames="lengths")
 
     def clips():
-        for bucket in buckets:
-            for i in range(len(bucket.rows)):
-                plan = jax.tree.map(operator.itemgetter(i), bucket.plan)
-                inputs = b.feed.inputs(plan, bucket.lengths)
-                yield batch(b.feed.data, inputs, bucket.lengths)
+        for _, inputs, lengths in b.feed.measured(buckets):
+            yield batch(b.feed.data, inputs, lengths)
 
     return clips
 
 
-def ready(b: Bench, phase: Phase, vars: Vars, before: TrainState | None):
-    """Setting and first state of a substage; `vars` are copied, since training donates them.
+def caches(b: Bench, substage: int) -> bool:
+    """Whether a substage trains on features that are computed once: what makes them stands
+    still, dropout and statistics too."""
+    frozen = b.method.frozen(b.info, substage)
+    return bool(frozen.groups) and frozen.mode == "eval"
+
+
+def members_of(b: Bench, phase: Phase) -> tuple[tuple[Members, ...], ...]:
+    """Base clips, and in substage 2 novel ones, for each draw of a phase."""
+    draws = range(len(b.stage.novel)) if phase.draw is None else (phase.draw,)
+    return tuple((b.stage.base, b.stage.novel[draw])[: phase.substage] for draw in draws)
+
+
+def first_state(b: Bench, phase: Phase, vars: Vars, before: TrainState | None) -> TrainState:
+    """What a substage begins with; `vars` are copied, since training donates them.
 
     Args:
       before: the state that substage 1 ended with, in substage 2.
     """
-    members = (b.stage.base, b.stage.novel[phase.draw])[: phase.substage]
-    vars = jax.tree.map(jnp.copy, vars)
-    if b.method.refresh:
-        vars = b.method.refresh(b.info, vars, training_clips(b, members))
-    args = (b.method, b.info, phase.substage, vars)
-    if phase.substage == 1 or b.info.config.train.reset_optimizer or not before:
-        opt = fresh_optimisers(*args)
-    else:
-        opt = jax.tree.map(jnp.copy, carried_optimisers(*args, before.opt))
-    state = TrainState(vars=vars, opt=opt, updates=jnp.zeros((), jnp.int32))
-    state = jax.device_put(state, devices.replicated(b.feed.mesh))
-    train = b.train(phase.substage)
-    return Setting(phase, b.method, b.info, b.feed, members, b.lengths, train), state
+    states = []
+    for members in members_of(b, phase):
+        own = jax.tree.map(jnp.copy, vars)
+        if b.method.refresh:
+            own = b.method.refresh(b.info, own, training_clips(b, members))
+        args = (b.method, b.info, phase.substage, own)
+        if phase.substage == 1 or b.info.config.train.reset_optimizer or not before:
+            opt = fresh_optimisers(*args)
+        else:
+            opt = jax.tree.map(jnp.copy, carried_optimisers(*args, before.opt))
+        states.append(TrainState(vars=own, opt=opt, updates=jnp.zeros((), jnp.int32)))
+    side_by_side = phase.draw is None
+    state = jax.tree.map(lambda *x: jnp.stack(x) if side_by_side else x[0], *states)
+    return jax.device_put(state, devices.replicated(b.feed.mesh))
+
+
+def ready(b: Bench, phase: Phase, vars: Vars, before: TrainState | None):
+    """Setting and first state of a substage; arguments as of `first_state`."""
+    members, config = members_of(b, phase), b.info.config
+    cached = caches(b, phase.substage)
+    feed = b.feed
+    if cached:
+        every = joined(*(m for of_draw in members for m in of_draw))
+        feed = Cache(
+            b.fuse, feed, vars, every, b.lengths, config.eval.batch, config.train.crops
+        )
+    train = b.train(phase.substage, cached, len(members) if phase.draw is None else 0)
+    setting = Setting(phase, b.method, b.info, feed, members, b.lengths, train)
+    return setting, first_state(b, phase, vars, before)
 
 
 def calibrated_point(b: Bench, scores, labels) -> metrics.Point:
@@ -206,15 +248,21 @@ def stage1(b: Bench, services: Services) -> dict:
         )
         return {"score": accuracy, "val/B": accuracy}
 
+    setting, state = ready(b, Phase(1, 1), initial_vars(b), None)
+    first = run_substage(setting, state, train.epochs1, services, 0, base_accuracy)
+    if caches(b, 2):
+        features = fused(b.fuse, b.feed, first.best, both_buckets, len(both.labels))
+
     def harmonic(vars):
-        scores = scored(b, vars, both, both_buckets)
+        if caches(b, 2):
+            scores = finite(b, np.asarray(b.judge(vars, features)))
+        else:
+            scores = scored(b, vars, both, both_buckets)
         point = calibrated_point(b, scores, both.labels)
         area = metrics.ausuc(scores, both.labels, b.info.is_base)
         values = {f"val/{k}": v for k, v in point._asdict().items()}
         return {"score": point.HM, **values, "val/AUSUC": area}
 
-    setting, state = ready(b, Phase(1, 1), initial_vars(b), None)
-    first = run_substage(setting, state, train.epochs1, services, 0, base_accuracy)
     setting, state = ready(b, Phase(1, 2), first.best, first.state)
     second = run_substage(setting, state, train.epochs2, services, first.record["at"], harmonic)
     return {
@@ -238,17 +286,38 @@ def _replayed(outcome: Outcome) -> dict:
 
 def stage2(b: Bench, services: Services, found: dict) -> Iterator[tuple[int, Outcome]]:
     """Retrains by the record of stage 1 and yields (draw, outcome) for each draw, all continued
-    from the same base model."""
+    from the same base model; side by side where they share cached features."""
     one, two = found["substage1"], found["substage2"]
     setting, state = ready(b, Phase(2, 1), initial_vars(b), None)
     base = run_substage(
         setting, state, one["epochs"], services, found["at"], replay=tuple(one["cuts"])
     )
     at = base.record["at"]
-    for draw in range(len(b.stage.novel)):
-        setting, state = ready(b, Phase(2, 2, draw), base.best, base.state)
+    for phase in draw_phases(b):
+        setting, state = ready(b, phase, base.best, base.state)
         outcome = run_substage(
             setting, state, two["epochs"], services, at, replay=tuple(two["cuts"])
         )
         at = outcome.record["at"]
-        yield draw, outcome
+        yield from apart(b, phase, outcome.state, outcome.record)
+
+
+def draw_phases(b: Bench) -> list[Phase]:
+    """The phases of stage 2's second substage: one for each draw, or one for all."""
+    draws = [None] if caches(b, 2) else range(len(b.stage.novel))
+    return [Phase(2, 2, draw) for draw in draws]
+
+
+def apart(b: Bench, phase: Phase, state: TrainState, record: dict) -> Iterator:
+    """(draw, outcome) of each draw of a finished phase of `draw_phases`."""
+    if phase.draw is not None:
+        yield phase.draw, Outcome(state, state.vars, record)
+        return
+    for draw in range(len(b.stage.novel)):
+        own = jax.tree.map(operator.itemgetter(draw), state)
+        prefix = f"draw{draw}/"
+        last = {
+            k.removeprefix(prefix): v for k, v in record["last"].items() if k.startswith(prefix)
+        }
+        seconds = record["seconds"] / len(b.stage.novel)
+        yield draw, Outcome(own, own.vars, record | {"last": last, "seconds": seconds})

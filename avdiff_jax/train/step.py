@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from avdiff_jax import devices
 from avdiff_jax.data.batches import ROLES, Feed, Lengths
 from avdiff_jax.methods.method import Info, Method, Player, Vars
+from avdiff_jax.train.cached import Cache, Fused
 
 
 @struct.dataclass
@@ -72,8 +74,8 @@ def carried_optimisers(method: Method, info: Info, substage: int, vars: Vars, ol
 
 
 def learning_rate(state: TrainState) -> float:
-    """The main player's current rate."""
-    return float(state.opt["main"].hyperparams["learning_rate"])
+    """The main player's current rate, the same for draws side by side."""
+    return float(np.ravel(state.opt["main"].hyperparams["learning_rate"])[0])
 
 
 def cut_rate(state: TrainState, factor: float) -> TrainState:
@@ -90,7 +92,8 @@ def update(
     """One update of every player on one batch (Section 4.3).
 
     The shared features are computed once; the main player's gradient flows back through
-    them into the groups that it moves and no further. Critics see them detached.
+    them into the groups that it moves and no further. Critics see them detached. A `Fused`
+    batch brings them along.
 
     Returns:
       the new state and the players' metrics.
@@ -106,10 +109,13 @@ def update(
         with_moving = vars.replace(params={**vars.params, **moving})
         return method.features(info, with_moving, batch, k_features, train)
 
-    features, pull_back, stats = jax.vjp(
-        forward, of_groups(vars.params, main.groups), has_aux=True
-    )
-    vars = vars.replace(stats=stats)
+    if isinstance(batch, Fused):
+        features, pull_back = batch.features, None
+    else:
+        features, pull_back, stats = jax.vjp(
+            forward, of_groups(vars.params, main.groups), has_aux=True
+        )
+        vars = vars.replace(stats=stats)
     for i, player in enumerate(players):
         for repeat in range(player.repeats):
             own = of_groups(vars.params, player.groups)
@@ -117,7 +123,8 @@ def update(
             if player is main:
                 value = jax.value_and_grad(player.loss, argnums=(0, 2), has_aux=True)
                 (_, (stats, found)), (grads, back) = value(own, vars, features, batch, k, role)
-                grads = jax.tree.map(jnp.add, grads, pull_back(back)[0])
+                if pull_back:
+                    grads = jax.tree.map(jnp.add, grads, pull_back(back)[0])
                 vars = vars.replace(stats=stats)
             else:
                 value = jax.value_and_grad(player.loss, has_aux=True)
@@ -131,42 +138,74 @@ def update(
 
 
 def training_steps(
-    method: Method, info: Info, substage: int, feed: Feed, lengths: Lengths
+    method: Method, info: Info, substage: int, feed: Feed, lengths: Lengths,
+    cached: bool = False, draws: int = 0,
 ) -> Callable:
     """Compiles `run(state, data, inputs, key) -> (state, metrics)` over the steps of a dispatch.
 
     `inputs` holds, for each role of the substage, what `feed.inputs` made of a plan
     [steps, B]; a step of substage 2 updates on a base batch, then on a novel one. Metrics
     are stacked, [steps] each, named role/player/name.
+
+    Args:
+      cached: data and inputs are those of a `Cache`.
+      draws: number of draws that are trained side by side, 0 for one alone. State and key have
+        a leading axis of draws then, plans are [steps, draws, B], names begin with drawI.
     """
     roles = ROLES[:substage]
     whole = devices.replicated(feed.mesh)
+    batch_of = Cache.batch if cached else feed.batch
+
+    def step(state, inputs, data, key):
+        metrics = {}
+        for role in roles:
+            batch = batch_of(data, inputs[role], lengths)
+            k = jax.random.fold_in(key, state.updates)
+            state, found = update(method, info, substage, state, batch, k, role)
+            metrics |= {f"{role}/{name}": value for name, value in found.items()}
+        return state, metrics
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
     def run(state, data, inputs, key):
-        def body(state, inputs):
-            metrics = {}
-            for role in roles:
-                batch = feed.batch(data, inputs[role], lengths)
-                k = jax.random.fold_in(key, state.updates)
-                state, found = update(method, info, substage, state, batch, k, role)
-                metrics |= {f"{role}/{name}": value for name, value in found.items()}
-            return state, metrics
-
-        return jax.lax.scan(body, state, inputs)
+        one = jax.vmap(step, in_axes=(0, 0, None, 0)) if draws else step
+        state, metrics = jax.lax.scan(lambda s, x: one(s, x, data, key), state, inputs)
+        if draws:
+            metrics = {
+                f"draw{i}/{name}": value[:, i]
+                for name, value in metrics.items() for i in range(draws)
+            }
+        return state, metrics
 
     return run
+
+
+def fusing_step(method: Method, info: Info, feed: Feed) -> Callable:
+    """Compiles `fuse(vars, data, inputs, lengths)`: the features of a batch in evaluation mode,
+    [B, ...]."""
+    whole = devices.replicated(feed.mesh)
+
+    @partial(jax.jit, static_argnames="lengths", out_shardings=whole)
+    def fuse(vars, data, inputs, lengths):
+        # No dropout in evaluation: the key is never read.
+        batch = feed.batch(data, inputs, lengths)
+        return method.features(info, vars, batch, jax.random.key(0), False)[0]
+
+    return fuse
+
+
+def judging_step(method: Method, info: Info, feed: Feed) -> Callable:
+    """Compiles `judge(vars, features) -> [B, C]`: scores of features, in evaluation mode."""
+    whole = devices.replicated(feed.mesh)
+    return jax.jit(partial(method.scores, info), out_shardings=whole)
 
 
 def scoring_step(method: Method, info: Info, feed: Feed) -> Callable:
     """Compiles `score(vars, data, inputs, lengths) -> [B, C]`, in evaluation mode."""
     whole = devices.replicated(feed.mesh)
+    fuse = fusing_step(method, info, feed)
 
     @partial(jax.jit, static_argnames="lengths", out_shardings=whole)
     def score(vars, data, inputs, lengths):
-        batch = feed.batch(data, inputs, lengths)
-        # No dropout in evaluation: the key is never read.
-        features, _ = method.features(info, vars, batch, jax.random.key(0), False)
-        return method.scores(info, vars, features)
+        return method.scores(info, vars, fuse(vars, data, inputs, lengths))
 
     return score

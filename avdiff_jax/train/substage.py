@@ -9,16 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.checkpoint import Checkpoints
-from avdiff_jax.data.batches import ROLES, Feed, Lengths, prefetched, training_plan
+from avdiff_jax.data.batches import ROLES, Feed, Lengths, prefetched
 from avdiff_jax.data.splits import Members
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.progress import Progress
-from avdiff_jax.train.step import (
-    TrainState,
-    cut_rate,
-    learning_rate,
-)
+from avdiff_jax.train.cached import Cache
+from avdiff_jax.train.step import TrainState, cut_rate, learning_rate
 from avdiff_jax.train.stop import Stop
 from avdiff_jax.writer import Writer
 
@@ -28,23 +25,25 @@ SAVE_SECONDS = 300  # between checkpoints inside a long epoch
 
 
 class Phase(NamedTuple):
-    """Where in the protocol: stage 1 or 2, substage 1 or 2, draw of the shots."""
+    """Where in the protocol: stage 1 or 2, substage 1 or 2, draw of the shots; None for all draws
+    side by side."""
 
     stage: int
     substage: int
-    draw: int = 0
+    draw: int | None = 0
 
     @property
     def name(self) -> str:
         """Folder of its checkpoints and prefix of its curves."""
-        draw = f"-draw{self.draw}" if (self.stage, self.substage) == (2, 2) else ""
-        return f"stage{self.stage}-substage{self.substage}{draw}"
+        draw = "-draws" if self.draw is None else f"-draw{self.draw}"
+        of_draw = (self.stage, self.substage) == (2, 2)
+        return f"stage{self.stage}-substage{self.substage}{draw if of_draw else ''}"
 
 
 class Setting(NamedTuple):
     """What does not change over a substage.
 
-    members: base clips, and in substage 2 novel ones.
+    members: base clips, and in substage 2 novel ones; for each draw.
     lengths: fixed shape of its training batches.
     train: the compiled steps of the substage, the same for every draw.
     """
@@ -52,10 +51,17 @@ class Setting(NamedTuple):
     phase: Phase
     method: Method
     info: Info
-    feed: Feed
-    members: tuple[Members, ...]
+    feed: Feed | Cache
+    members: tuple[tuple[Members, ...], ...]
     lengths: Lengths
     train: Callable
+
+    @property
+    def parts(self) -> tuple[Phase, ...]:
+        """The phase, or that of each draw where they are trained side by side."""
+        if self.phase.draw is not None:
+            return (self.phase,)
+        return tuple(self.phase._replace(draw=draw) for draw in range(len(self.members)))
 
 
 class Services(NamedTuple):
@@ -93,18 +99,27 @@ def fresh_record(at: int) -> dict:
 
 
 def epoch_plans(setting: Setting, epoch: int) -> dict:
-    """Plans of an epoch by role: a function of seed, stage, substage, draw and epoch alone."""
-    config, phase = setting.info.config, setting.phase
-    place = [config.seed, phase.stage, phase.substage, phase.draw, epoch]
-    return {
-        role: training_plan(
-            setting.feed.store, members, setting.lengths, config.train.batch,
-            config.train.batches, [*place, i],
+    """Plans of an epoch by role: a function of seed, stage, substage, draw and epoch alone.
+    Each [steps, B], or [steps, draws, B]."""
+    config = setting.info.config
+
+    def plan(phase, members, i):
+        place = [config.seed, phase.stage, phase.substage, phase.draw, epoch, i]
+        return setting.feed.plan(
+            members[i], setting.lengths, config.train.batch, config.train.batches, place
         )
-        for i, (role, members) in enumerate(
-            zip(ROLES[: phase.substage], setting.members, strict=True)
+
+    plans = {}
+    for i, role in enumerate(ROLES[: setting.phase.substage]):
+        of_draws = [
+            plan(phase, members, i)
+            for phase, members in zip(setting.parts, setting.members, strict=True)
+        ]
+        side_by_side = setting.phase.draw is None
+        plans[role] = jax.tree.map(
+            lambda *x, stack=side_by_side: np.stack(x, axis=1) if stack else x[0], *of_draws
         )
-    }
+    return plans
 
 
 def dropout_key(config, phase: Phase) -> jax.Array:
@@ -173,7 +188,8 @@ def run_substage(
             record |= {"steps": setting.feed.steps(
                 setting.lengths, config.batch, config.steps_per_dispatch, config.batches
             )}
-        key = dropout_key(info.config, phase)
+        keys = [dropout_key(info.config, part) for part in setting.parts]
+        key = keys[0] if phase.draw is not None else jnp.stack(keys)
         total = (epochs - record["epoch"]) * config.batches - record["step"] if trains else 1
         with Progress(max(total, 1), phase.name) as progress:
             while record["epoch"] < epochs and not record["finished"]:

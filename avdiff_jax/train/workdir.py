@@ -10,7 +10,8 @@ from avdiff_jax.files import plain, write_atomically
 from avdiff_jax.runs import differences
 from avdiff_jax.train.substage import Phase
 
-PHASES = (Phase(1, 1), Phase(1, 2), Phase(2, 1), *(Phase(2, 2, draw) for draw in range(3)))
+DRAWS = (0, 1, 2, None)
+PHASES = (Phase(1, 1), Phase(1, 2), Phase(2, 1), *(Phase(2, 2, draw) for draw in DRAWS))
 
 
 def claim(workdir: pathlib.Path, config, resume: bool) -> None:
