@@ -81,6 +81,18 @@ def reversed_step(x, eps, noise, beta, alpha, alpha_bar):
     return mean + jnp.sqrt(beta) * noise
 
 
+def jump(x, eps, alpha_bar, alpha_bar_to):
+    """Deterministic step from the noise level `alpha_bar` to the lower one `alpha_bar_to`: x_0 as
+    eps tells it, noised again with the same eps. Eq. (12) of DDIM (Song et al. 2021), sigma = 0.
+
+    Args:
+      x, eps: [b, d]: x_t and the predicted noise.
+      alpha_bar, alpha_bar_to: scalars.
+    """
+    x0 = (x - jnp.sqrt(1 - alpha_bar) * eps) / jnp.sqrt(alpha_bar)
+    return jnp.sqrt(alpha_bar_to) * x0 + jnp.sqrt(1 - alpha_bar_to) * eps
+
+
 class NoisePredictor(nn.Module):
     """eps_theta(x_t, t, w): LeakyReLU of the concatenation, Linear, LeakyReLU, Dropout, Linear.
 
@@ -174,3 +186,23 @@ def sample(step, d: Draws, s: Schedule, final_noise: bool) -> Float[Array, "b d"
 
     inputs = (t.astype(np.float32), d.noise, d.keys, scale, *constants)
     return jax.lax.scan(body, d.x_T, inputs)[0]
+
+
+def sample_few(step, start, keys, s: Schedule) -> Float[Array, "b d"]:
+    """Runs `jump` over evenly spaced steps t from T - 1 down to the noise-free x_0.
+
+    Args:
+      step: as of `sample`.
+      start: x_T [b, d].
+      keys: [n] dropout keys; n is the number of steps.
+      s: the schedule.
+    """
+    t = np.linspace(s.steps - 1, 0, len(keys) + 1).round().astype(int)[:-1]
+    levels = np.append(s.alpha_bar[t], np.float32(1))
+
+    def body(x, inputs):
+        t, key, level, level_to = inputs
+        return jump(x, step(x, t, key), level, level_to), None
+
+    inputs = (t.astype(np.float32), keys, levels[:-1], levels[1:])
+    return jax.lax.scan(body, start, inputs)[0]

@@ -20,7 +20,9 @@ VALUES = {
     "train.frozen_mode": ("train", "eval"),
     "eval.calibration": ("grid", "exact"),
 }
-NOT_POSITIVE = ("seed", "model.switch", "train.patience", "train.weight_decay")
+NOT_POSITIVE = (
+    "seed", "model.switch", "diffusion.few_steps", "train.patience", "train.weight_decay",
+)
 BELOW_ONE = ("diffusion.dropout", "model.dropout_")
 
 
@@ -50,6 +52,9 @@ def check_values(config) -> None:
     model = config.model
     if model.switch > model.depth:
         complain("model.switch", model.switch, f"at most model.depth={model.depth}")
+    if config.diffusion.few_steps > config.diffusion.steps:
+        most = f"at most diffusion.steps={config.diffusion.steps}"
+        complain("diffusion.few_steps", config.diffusion.few_steps, most)
     if model.code % 2:
         complain("model.code", model.code, "even: it holds sines and cosines")
     if config.data.synthetic.classes and config.data.split and not config.data.store:

@@ -106,19 +106,24 @@ def needed(config, phase: str, audio, video, sizes: Sizes = BENCHMARK) -> float:
 
     Args:
       phase: "substage1"; "substage2", an update on a base batch and one on a novel batch of
-        such clips; "evaluation"; "sampler", forward only.
+        such clips; "substage2_cached", the same on fused tokens; "evaluation"; "sampler",
+        forward only.
     """
     rows = len(audio)
     fused = trunk(config, audio, video, sizes)
     top = head(config, rows, sizes)
     predictor = noise_predictor(config, rows, sizes)
-    steps = config.diffusion.steps
+    steps = config.diffusion.few_steps or config.diffusion.steps
+    # The gradient stops at the fused token, so Projnet's first layer reads data.
+    behind = (
+        2 * (top.both + predictor.both)
+        - 2 * linear(rows, config.model.dim, config.model.proj_hidden).forward
+        + steps * predictor.both + linear(rows, config.model.width, sizes.classes).both
+    )
     return {
         "substage1": fused.both + top.both + predictor.both,
-        # The gradient stops at the fused token, so Projnet's first layer reads data.
-        "substage2": 2 * (fused.forward + top.both + predictor.both)
-        - 2 * linear(rows, config.model.dim, config.model.proj_hidden).forward
-        + steps * predictor.both + linear(rows, config.model.width, sizes.classes).both,
+        "substage2": 2 * fused.forward + behind,
+        "substage2_cached": behind,
         "evaluation": fused.forward + top.forward,
         "sampler": steps * predictor.forward,
     }[phase] / GIGA

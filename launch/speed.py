@@ -13,6 +13,7 @@ reading; its share is its part of a substage-1 step if nothing hid it.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -32,7 +33,7 @@ from jax.sharding import AxisType
 from ml_collections import config_flags
 
 from avdiff_jax import devices, files, flops
-from avdiff_jax.data.batches import Feed, Lengths, fill, training_plan
+from avdiff_jax.data.batches import ROLES, Feed, Lengths, fill, training_plan
 from avdiff_jax.data.splits import Members, Stage
 from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.errors import one_sentence
@@ -150,32 +151,46 @@ def needed(config, phase, plans, sizes):
     return float(np.mean(counts))
 
 
-def training(b, vars, substage: int, sizes) -> dict:
+def training(b, vars, phase: str, sizes) -> dict:
     """Seconds and FLOPs of a step of a substage."""
     config = b.info.config
-    setting, state = ready(b, Phase(1, substage), vars, None)
-    plans = {
-        role: training_plan(b.feed.store, members, b.lengths, config.train.batch, STEPS, [i])
-        for i, (role, members) in enumerate(
-            zip(("base", "novel"), setting.members, strict=False)
-        )
+    setting, state = ready(b, Phase(1, 1 if phase == "substage1" else 2), vars, None)
+    feed, (members,) = setting.feed, setting.members
+    plan = functools.partial(
+        feed.plan, lengths=b.lengths, batch=config.train.batch, steps=STEPS
+    )
+    inputs = {
+        role: feed.inputs(plan(part, seed=[i]), b.lengths)
+        for i, (role, part) in enumerate(zip(ROLES, members, strict=False))
     }
-    inputs = {role: b.feed.inputs(plan, b.lengths) for role, plan in plans.items()}
-    run = b.train(substage)
+    windows = [
+        training_plan(b.feed.store, part, b.lengths, config.train.batch, STEPS, [i])
+        for i, part in enumerate(members)
+    ]
     key = jax.random.key(0)
-    done = flops.executed(run, state, b.feed.data, inputs, key)
+    done = flops.executed(setting.train, state, feed.data, inputs, key)
     box = [state]
 
     def dispatch():
-        box[0], metrics = run(box[0], b.feed.data, inputs, key)
+        box[0], metrics = setting.train(box[0], feed.data, inputs, key)
         return metrics
 
     return {
         "seconds_per_step": seconds_of(dispatch) / STEPS,
-        "needed_gflop": needed(config, f"substage{substage}", plans.values(), sizes),
+        "needed_gflop": needed(config, phase, windows, sizes),
         "executed_gflop": done / STEPS,
-        "clips": config.train.batch * substage,
+        "clips": config.train.batch * len(members),
     }
+
+
+def changed(config, **fields):
+    """A copy of a configuration with fields such as `train__batch` set."""
+    copy = config.copy_and_resolve_references()
+    with copy.unlocked():
+        for name, value in fields.items():
+            group, field = name.split("__")
+            copy[group][field] = value
+    return copy
 
 
 def evaluation(config, vars, mesh, sizes, fixed, ragged) -> dict:
@@ -247,10 +262,12 @@ def measured(config, sizes=flops.BENCHMARK, ragged: bool = False, mesh=None, onl
     phases = {}
     with random_store(lengths_of(4 * config.train.batch, fixed, ragged), sizes) as store:
         b = made_ready(config, store, mesh, sizes)
+        cached = made_ready(changed(config, train__frozen_mode="eval"), store, mesh, sizes)
         vars = initial_vars(b)
         jobs = {
-            "substage1": lambda: training(b, vars, 1, sizes),
-            "substage2": lambda: training(b, vars, 2, sizes),
+            "substage1": lambda: training(b, vars, "substage1", sizes),
+            "substage2": lambda: training(b, vars, "substage2", sizes),
+            "substage2_cached": lambda: training(cached, vars, "substage2_cached", sizes),
             "evaluation": lambda: evaluation(
                 config, vars, mesh, sizes, TEST.get(name, fixed), ragged
             ),
@@ -284,20 +301,16 @@ def grown(config, sizes=flops.BENCHMARK) -> dict:
     only = ("substage1", "substage2")
     small = measured(config, sizes, only=only)["phases"]
 
-    def ratios(changed, mesh=None):
-        found = measured(changed, sizes, mesh=mesh, only=only)["phases"]
+    def ratios(config, mesh=None):
+        found = measured(config, sizes, mesh=mesh, only=only)["phases"]
         return {p: found[p]["seconds_per_step"] / small[p]["seconds_per_step"] for p in only}
 
     out = {}
-    for name, group, field in (
-        ("T x 2", "diffusion", "steps"),
-        ("L x 2", "model", "depth"),
-        ("batch x 2", "train", "batch"),
+    for name, field in (
+        ("T x 2", "diffusion__steps"), ("L x 2", "model__depth"), ("batch x 2", "train__batch"),
     ):
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed[group][field] *= 2
-        out[name] = ratios(changed)
+        group, leaf = field.split("__")
+        out[name] = ratios(changed(config, **{field: 2 * config[group][leaf]}))
     usual = TRAINING.get(config.dataset, TRAINING["vggsound"])
     TRAINING[config.dataset] = Lengths(*(2 * n for n in usual))
     out["tokens x 2"] = ratios(config)

@@ -81,6 +81,37 @@ def test_final_noise_is_the_only_difference(key):
     np.testing.assert_allclose(on - off, np.sqrt(s.beta[0]) * d.noise[-1], atol=1e-6)
 
 
+def test_few_steps_equal_a_loop(key):
+    s = diffusion.schedule(9, "cosine")
+    start, keys = jax.random.normal(key, (3, 2)), jax.random.split(key, 4)
+
+    def step(x, t, k):
+        return jnp.tanh(x) * (t + 1) / 9 + jax.random.normal(k, x.shape)
+
+    x = np.asarray(start, np.float64)
+    for i, (t, to) in enumerate([(8, 6), (6, 4), (4, 2), (2, None)]):
+        eps = np.asarray(step(jnp.float32(x), jnp.float32(t), keys[i]))
+        a, b = s.alpha_bar[t], 1.0 if to is None else s.alpha_bar[to]
+        x = np.sqrt(b) * (x - np.sqrt(1 - a) * eps) / np.sqrt(a) + np.sqrt(1 - b) * eps
+    np.testing.assert_allclose(diffusion.sample_few(step, start, keys, s), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["scaled", "cosine"])
+@pytest.mark.parametrize("count", [1, 4, 50])
+def test_few_steps_of_a_perfect_oracle_recover_a_point(kind, count, key):
+    """With the true noise of a point mass x_0 is exact after any number of steps."""
+    s = diffusion.schedule(50, kind)
+    point = jnp.array([[1.5, -0.5]])
+
+    def step(x, t, k):
+        a = jnp.asarray(s.alpha_bar)[t.astype(int)]
+        return (x - jnp.sqrt(a) * point) / jnp.sqrt(1 - a)
+
+    start = jax.random.normal(key, (1, 2))
+    found = diffusion.sample_few(step, start, jax.random.split(key, count), s)
+    np.testing.assert_allclose(found, point, atol=2e-2)
+
+
 @pytest.mark.parametrize("kind", ["scaled", "cosine"])
 def test_a_perfect_oracle_recovers_a_point(kind, key):
     """With the true noise of a point mass the chain ends at that point."""

@@ -107,7 +107,7 @@ def test_a_small_report(speed, monkeypatch):
     monkeypatch.setattr(speed, "matmul_rate", lambda: 100.0)
     config, sizes = tiny.config(), flops.Sizes(8, 12, 14, 8)
     report = speed.measured(config, sizes, ragged=True)
-    for name in ("substage1", "substage2", "evaluation", "sampler"):
+    for name in ("substage1", "substage2", "substage2_cached", "evaluation", "sampler"):
         phase = report["phases"][name]
         assert phase["seconds_per_step"] > 0 and phase["needed_gflop"] > 0
         assert phase["efficiency"] > 0 and phase["compilations"] >= 1

@@ -64,7 +64,7 @@ def generate(
 
     Args:
       train: dropout runs in all T steps.
-      d: the draws, instead of `key`'s.
+      d: the draws, instead of `key`'s; of the sampler with all T steps alone.
     """
     if info.config.generator == "gaussian":
         mean = vars.buffers["gaussian_mean"][labels]
@@ -74,14 +74,18 @@ def generate(
     params = vars.params["gen"]
     model = _predictor(info, vars)
     condition = vars.buffers["condition"][labels]
-    if d is None:
-        d = diffusion.draws(key, s, len(labels), info.config.model.width)
+    few, shape = info.config.diffusion.few_steps, (len(labels), info.config.model.width)
     # The terms of t and w do not change over the chain.
     prepared = model.apply({"params": params}, condition, method="prepared")
 
     def step(x, t, k):
         return model.apply({"params": params}, x, t, prepared, k if train else None, method="step")
 
+    if few:
+        k_start, k_drop = jax.random.split(key)
+        start = jax.random.normal(k_start, shape)
+        return diffusion.sample_few(step, start, jax.random.split(k_drop, few), s)
+    d = d or diffusion.draws(key, s, *shape)
     return diffusion.sample(step, d, s, info.config.diffusion.final_noise)
 
 

@@ -109,7 +109,7 @@ def test_labels_of_the_test_set_are_read_by_evaluation_alone(finished, tmp_path,
 
 
 def test_every_field_is_read(finished, tmp_path, monkeypatch):
-    """By the run above; by another method's, by the made-up set and by the command the rest."""
+    """By the run above; the rest by cached features, the made-up set and the command."""
     read = set(finished[3])
     own = Recorded(synthetic_config.get_config(), read)
     monkeypatch.setattr(protocol.synthetic, "synthesize", lambda *_, **__: 1 / 0)
@@ -118,7 +118,7 @@ def test_every_field_is_read(finished, tmp_path, monkeypatch):
     main = (protocol.pathlib.Path(protocol.__file__).parents[2] / "launch" / "main.py").read_text()
     assert "config.device.deterministic" in main
     every = {name for name, _ in fields.fields(common.base())}
-    assert every - read == {"device.deterministic"}
+    assert every - read == {"device.deterministic", "train.crops"}
 
 
 def test_a_run_is_not_overwritten(finished):
@@ -241,6 +241,7 @@ def test_shuffled_labels_touch_training_only():
         ("", {"model__video_norm": "feature", "data__audio_scale": "standardize"}),
         ("", {"data__train_max_video": 3, "data__test_max_video": 4}),
         ("", {"diffusion__schedule": "cosine"}), ("", {"diffusion__dropout": 0.2}),
+        ("", {"diffusion__few_steps": 2}),
     ],
 )
 def test_every_choice_runs_and_means_something(words, changes, finished, tmp_path):
