@@ -42,13 +42,21 @@ def check_divides(batch: int, mesh: Mesh, field: str) -> None:
         )
 
 
-def configure(deterministic: bool = False) -> None:
+# What jax calls the precision of matrix products that a configuration names.
+PRECISIONS = {"float32": "highest", "tensorfloat32": "tensorfloat32", "bfloat16": "bfloat16"}
+
+
+def configure(deterministic: bool = False, precision: str = "float32") -> None:
     """Process-wide settings, before the first computation: persistent compilation cache in
-    the user's cache folder, float32 matrix products in full precision, quiet CPU fallback."""
+    the user's cache folder, the precision of matrix products, quiet CPU fallback.
+
+    Args:
+      precision: one of `PRECISIONS`; tensorfloat32 means something on a GPU only.
+    """
     if deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", f"{home}/avdiff_jax/xla"))
     try:

@@ -3,7 +3,7 @@ configuration itself; this is about values."""
 
 import math
 
-from avdiff_jax import diffusion
+from avdiff_jax import devices, diffusion
 from avdiff_jax.errors import UserError
 from avdiff_jax.nn import masks
 
@@ -19,6 +19,7 @@ VALUES = {
     "diffusion.condition": ("text", "prototype"),
     "train.frozen_mode": ("train", "eval"),
     "eval.calibration": ("grid", "exact"),
+    "device.precision": tuple(devices.PRECISIONS),
 }
 NOT_POSITIVE = (
     "seed", "model.switch", "diffusion.few_steps", "train.patience", "train.weight_decay",

@@ -104,6 +104,7 @@ def base() -> ConfigDict:
     e.generated = 50  # synthetic features per novel class for the quality report
 
     c.device = ConfigDict()
+    c.device.precision = "float32"  # of matrix products: float32, tensorfloat32 (GPU), bfloat16
     c.device.deterministic = False  # ask the GPU for run-to-run equality
     return c
 

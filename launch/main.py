@@ -60,7 +60,7 @@ def main(_):
     """Runs what the flags say and prints the table."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
     config = _CONFIG.value
-    devices.configure(config.device.deterministic)
+    devices.configure(config.device.deterministic, config.device.precision)
     path, _, words = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     default = "-".join(filter(None, [pathlib.Path(path).stem, *words.split(",")]))
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{default}")

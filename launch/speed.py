@@ -349,7 +349,7 @@ def table(report: dict, old: dict | None = None) -> str:
 def main(_):
     """Measures, prints, writes."""
     config = _CONFIG.value
-    devices.configure(config.device.deterministic)
+    devices.configure(config.device.deterministic, config.device.precision)
     old = json.loads(pathlib.Path(_COMPARE.value).read_text()) if _COMPARE.value else None
     report = measured(config)
     if config.dataset == "ucf":

@@ -65,6 +65,14 @@ class Dropout(nn.Module):
         return dropout(self.make_rng("dropout"), x, self.rate)
 
 
+def product(equation: str, x: Array, y: Array) -> Array:
+    """`einsum` of two float32 arrays in float32; where the process computes in bfloat16 (see
+    `devices.configure`) the factors are rounded to it and the sums stay float32."""
+    if jax.config.jax_default_matmul_precision == "bfloat16":
+        x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+
+
 class Linear(nn.Module):
     """x @ kernel + bias, both uniform in +-1/sqrt(fan_in)."""
 
@@ -76,7 +84,7 @@ class Linear(nn.Module):
         """[..., fan_in] -> [..., width]."""
         bound = 1 / math.sqrt(x.shape[-1])
         kernel = self.param("kernel", _uniform(bound), (x.shape[-1], self.width))
-        y = x @ kernel
+        y = product("...i,io->...o", x, kernel)
         if self.use_bias:
             y = y + _along_last(self.param("bias", _uniform(bound), (self.width,)), y)
         return y
@@ -196,8 +204,8 @@ def attention(
     # Heads in front, once: the products below and those of the gradient need them there.
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
     hidden = jnp.where(visible, 0.0, HIDDEN)[:, None]
-    weights = softmax(jnp.einsum("bhqd,bhnd->bhqn", q, k) + hidden)
-    return jnp.einsum("bhqn,bhnd->bhqd", weights, v).transpose(0, 2, 1, 3), weights
+    weights = softmax(product("bhqd,bhnd->bhqn", q, k) + hidden)
+    return product("bhqn,bhnd->bhqd", weights, v).transpose(0, 2, 1, 3), weights
 
 
 class Attention(nn.Module):

@@ -116,9 +116,9 @@ def test_every_field_is_read(finished, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         protocol.data(own, tmp_path)
     main = (protocol.pathlib.Path(protocol.__file__).parents[2] / "launch" / "main.py").read_text()
-    assert "config.device.deterministic" in main
+    assert "config.device.deterministic" in main and "config.device.precision" in main
     every = {name for name, _ in fields.fields(common.base())}
-    assert every - read == {"device.deterministic", "train.crops"}
+    assert every - read == {"device.deterministic", "device.precision", "train.crops"}
 
 
 def test_a_run_is_not_overwritten(finished):
