@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from avdiff_jax import devices, results
 from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.fields import check_values
 from avdiff_jax.train import protocol, stop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
@@ -60,6 +61,7 @@ def main(_):
     """Runs what the flags say and prints the table."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
     config = _CONFIG.value
+    check_values(config)
     devices.configure(config.device.deterministic, config.device.precision)
     path, _, words = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     default = "-".join(filter(None, [pathlib.Path(path).stem, *words.split(",")]))

@@ -37,6 +37,7 @@ from avdiff_jax.data.batches import ROLES, Feed, Lengths, fill, training_plan
 from avdiff_jax.data.splits import Members, Stage
 from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.errors import one_sentence
+from avdiff_jax.fields import check_values
 from avdiff_jax.methods import method
 from avdiff_jax.train.stage import bench, initial_vars, ready
 from avdiff_jax.train.substage import Phase
@@ -349,6 +350,7 @@ def table(report: dict, old: dict | None = None) -> str:
 def main(_):
     """Measures, prints, writes."""
     config = _CONFIG.value
+    check_values(config)
     devices.configure(config.device.deterministic, config.device.precision)
     old = json.loads(pathlib.Path(_COMPARE.value).read_text()) if _COMPARE.value else None
     report = measured(config)

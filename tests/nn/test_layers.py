@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax.nn.layers import BatchNorm, EmbeddingNet, Linear, TokenCode, attention, dropout
+from avdiff_jax.nn.layers import (
+    BatchNorm,
+    EmbeddingNet,
+    Linear,
+    TokenCode,
+    attention,
+    dropout,
+    product,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -137,3 +145,20 @@ def test_padding_code_marks_padded_tokens_only(key):
     np.testing.assert_array_equal(tokens["audio"][0, 0], tokens["audio"][0, 1])
     assert np.abs(tokens["audio"][0, 2] - tokens["audio"][0, 0]).max() > 1e-2
     assert np.abs(tokens["video"][0, 0] - tokens["audio"][0, 0]).max() > 1e-2
+
+
+def test_products_in_bfloat16():
+    """Factors are rounded, sums are not; gradients have the parameters' precision."""
+    x, y = (jax.random.normal(jax.random.key(i), (5, 64)) for i in range(2))
+
+    def rounded(z):
+        return np.asarray(z.astype(jnp.bfloat16), np.float64)
+
+    exact = np.asarray(x, np.float64) @ np.asarray(y, np.float64).T
+    with jax.default_matmul_precision("bfloat16"):
+        found = product("ai,bi->ab", x, y)
+        grad = jax.grad(lambda x: product("ai,bi->ab", x, y).sum())(x)
+    assert found.dtype == grad.dtype == jnp.float32
+    np.testing.assert_allclose(found, rounded(x) @ rounded(y).T, rtol=1e-5, atol=1e-5)
+    assert np.abs(found - exact).max() > 1e-3
+    np.testing.assert_allclose(product("ai,bi->ab", x, y), exact, rtol=1e-5, atol=1e-5)
