@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from avdiff_jax.data.drafts import draft
+
 
 def confusion_plot(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> np.ndarray:
     """Which class is taken for which.
@@ -150,5 +152,5 @@ def save_png(path: Path, picture: np.ndarray) -> None:
     """RGB uint8 [height, width, 3] -> a PNG file, in a folder that is made if missing."""
     from matplotlib.image import imsave
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    imsave(path, picture)
+    with draft(path) as made:
+        imsave(made, picture)

@@ -62,6 +62,7 @@ ORDER = [
     "comparison",
     "benchmark",
     "train/stop",
+    "train/lock",
     "train/cached",
     "train/step",
     "train/substage",

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 from functools import cache
 from tempfile import mkdtemp
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from avdiff_jax import fields
 from avdiff_jax.data import partition, splits, synthetic
 from avdiff_jax.data.batches import Feed
 from avdiff_jax.data.store import Clip, open_store, write_store
@@ -59,6 +61,17 @@ def config(words: str = "", **changes):
                 part = part[group]
             part[leaf] = value
     return c
+
+
+def command(words, workdir, *more) -> list[str]:
+    """The command line that runs `config(words)`."""
+    common = dict(fields.fields(synthetic_config.get_config(f"{SHOTS}shot")))
+    changed = {k: v for k, v in fields.fields(config()) if v != common[k]}
+    return [
+        sys.executable, str(pathlib.Path(__file__).parents[1] / "launch" / "main.py"),
+        f"--config=configs/synthetic.py:{SHOTS}shot,{words}", f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in changed.items()), *more,
+    ]
 
 
 def mesh(count: int = 1):

@@ -9,6 +9,7 @@ import numpy as np
 
 from avdiff_jax import devices, metrics, plots, results
 from avdiff_jax.data.batches import ROLES
+from avdiff_jax.data.drafts import draft
 from avdiff_jax.data.splits import Members
 from avdiff_jax.files import plain, write_atomically
 from avdiff_jax.methods.method import Vars
@@ -122,10 +123,11 @@ def _draw_files(b: Bench, writer: Writer, workdir, at: int, draw: int, measured)
     """Writes the scores of a draw and its B-N curve; returns its confusion matrix [C, C]."""
     scores, members, point = measured["scores"], measured["members"], measured["point"]
     names, is_base = b.info.classes, b.info.is_base
-    np.savez(
-        workdir / f"scores-draw{draw}.npz", scores=scores, labels=members.labels,
-        clips=b.feed.store.clip_ids[members.clips], classes=np.array(names), is_base=is_base,
-    )
+    with draft(workdir / f"scores-draw{draw}.npz") as made:
+        np.savez(
+            made, scores=scores, labels=members.labels,
+            clips=b.feed.store.clip_ids[members.clips], classes=np.array(names), is_base=is_base,
+        )
     curve = metrics.curve(scores, members.labels, is_base)
     file = workdir / "plots" / f"curve-draw{draw}.png"
     plots.curve_plot(curve.B, curve.N, (point.B, point.N), file)

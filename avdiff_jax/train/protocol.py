@@ -16,6 +16,7 @@ from avdiff_jax.files import write_atomically
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.train.evaluation import report
+from avdiff_jax.train.lock import held
 from avdiff_jax.train.stage import (
     Bench,
     apart,
@@ -108,7 +109,7 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
     mesh = devices.mesh()
     devices.check_divides(config.train.batch, mesh, "train.batch")
     devices.check_divides(config.eval.batch, mesh, "eval.batch")
-    with Stop().listening() as stop:
+    with Stop().listening() as stop, held(workdir):
         with claimed(workdir, config, resume):
             store, split = data(config, workdir)
             stages = {n: _stage(config, split, store, n) for n in (1, 2)}

@@ -15,7 +15,7 @@ PHASES = (Phase(1, 1), Phase(1, 2), Phase(2, 1), *(Phase(2, 2, draw) for draw in
 
 
 def claim(workdir: pathlib.Path, config, resume: bool) -> None:
-    """Makes a workdir, or takes up one of the same configuration.
+    """Begins a run in a workdir, or takes up one of the same configuration.
 
     Raises:
       UserError: it holds a run and `resume` is off; or its configuration differs.
@@ -40,29 +40,21 @@ def claim(workdir: pathlib.Path, config, resume: bool) -> None:
             f"{workdir} holds no run to go on with: begin one without --resume and with "
             "--run=all or --run=stage1"
         )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+    write_atomically(path, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
 
 
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path, config, resume: bool):
     """`claim`, and if the block fails, nothing is left of what a new claim and the block wrote."""
-    missing = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
-    before = set() if missing else set(workdir.iterdir()) if workdir.is_dir() else set()
+    before = set(workdir.iterdir())
     new = not (workdir / "config.json").exists()
     try:
         claim(workdir, config, resume)
         yield
     except BaseException:
-        if new and workdir.is_dir():
+        if new:
             for path in set(workdir.iterdir()) - before:
                 path.unlink()
-        for folder in missing:
-            if folder.is_dir():
-                folder.rmdir()
         raise
 
 
