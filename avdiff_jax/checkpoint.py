@@ -1,12 +1,17 @@
 """Orbax behind three verbs: save, restore against an abstract state, latest."""
 
+import logging
+import os
 import pathlib
+import re
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from avdiff_jax.errors import UserError
+
+VERSION = 1  # of states and metadata together; a checkpoint without a number is of version 1
 
 
 class Checkpoints:
@@ -39,14 +44,22 @@ class Checkpoints:
         if number in self._manager.all_steps():
             self._manager.delete(number)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata)
+            state=ocp.args.StandardSave(state),
+            metadata=ocp.args.JsonSave({"version": VERSION, **metadata}),
         )
         try:
             saved = self._manager.save(number, args=items, force=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # The library that writes the arrays tells what the system said in words only.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if not code and not isinstance(error, OSError):
+                raise
+            reason = os.strerror(int(code[1])) if code else error.strerror or error
+            # Other files of this save fail too, and each would print a traceback.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise UserError(
-                f"cannot write checkpoint {number} in {self.folder}: {error.strerror or error}; "
-                "make space or choose another --workdir, then go on with --resume"
+                f"cannot write checkpoint {number} in {self.folder}: {reason}; make space, then go "
+                "on from the one before with --resume"
             ) from error
         if not saved:
             raise RuntimeError(f"checkpoint {number} in {self.folder} was not written")
@@ -56,9 +69,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def metadata(self, number: int) -> dict:
-        """The JSON of checkpoint `number`."""
+        """The JSON of checkpoint `number`.
+
+        Raises:
+          UserError: it is damaged or of another version.
+        """
         args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        return self._manager.restore(number, args=args).metadata
+        metadata = self._restored(number, args, "is damaged").metadata
+        version = metadata.pop("version", VERSION)
+        if version != VERSION:
+            raise UserError(
+                f"checkpoint {number} in {self.folder} is of version {version!r} where this code "
+                f"reads {VERSION}: go on with the code that wrote it, or begin in another --workdir"
+            )
+        return metadata
 
     def restore(self, number: int, like: Any) -> Any:
         """The state of checkpoint `number`.
@@ -71,11 +95,14 @@ class Checkpoints:
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._restored(number, args, "does not fit this configuration").state
+
+    def _restored(self, number, args, complaint):
         try:
-            return self._manager.restore(number, args=args).state
+            return self._manager.restore(number, args=args)
         except (ValueError, KeyError, TypeError, OSError) as error:
             line = str(error).strip().splitlines()[0]
             raise UserError(
-                f"checkpoint {number} in {self.folder} does not fit this configuration: {line}; "
-                "use the configuration and data that it was made with"
+                f"checkpoint {number} in {self.folder} {complaint}: {line}; use the configuration "
+                "and data that it was made with, or begin in another --workdir"
             ) from error

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import socket
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -151,18 +152,24 @@ class Writer:
 
     def flush(self) -> None:
         """Brings every line onto the disk."""
-        if self._lines is not None:
+        if self._events is not None:
             self._lines.flush()
             os.fsync(self._lines.fileno())
             self._events.flush()
 
     def close(self) -> None:
-        """Ends the writing; a second call does nothing."""
-        if self._lines is not None:
+        """Ends the writing, also where a full disk stops the last of it; a second call does
+        nothing."""
+        try:
             self.flush()
-            self._lines.close()
-            self._events.close()
-            self._lines = self._events = None
+        finally:
+            lines, events, self._lines, self._events = self._lines, self._events, None, None
+            try:
+                if events is not None:
+                    events.close()
+            finally:
+                if lines is not None:
+                    lines.close()
 
     def __enter__(self) -> "Writer":
         return self
@@ -179,19 +186,26 @@ class Writer:
         self._lines.write(_dump(line))
         self._lines.flush()
         self._show(line)
+        self._events.flush()
 
     def _reopen(self, lines: Sequence[dict]) -> None:
         """Starts both files anew behind `lines`, which metrics.jsonl already holds."""
-        from tensorboardX import FileWriter  # here, because importing it takes a while
+        # Here, because importing it takes a while. Not FileWriter: its thread dies of a full disk,
+        # and the run then waits for it without end.
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter
 
         folder = self.workdir / "tensorboard"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        # The name of an event file holds the second and the host only: two writers of one second
-        # would share it.
-        suffix = f".{os.getpid()}.{next(_writers)}"
-        self._events = FileWriter(str(folder), flush_secs=10, filename_suffix=suffix)
+        folder.mkdir(parents=True, exist_ok=True)
         self._lines = _metrics_path(self.workdir).open("a", encoding="utf-8")
+        # Two writers may start in the same second.
+        place = f"{socket.gethostname()}.{os.getpid()}.{next(_writers)}"
+        name = f"events.out.tfevents.{int(time.time())}.{place}"
+        self._events = RecordWriter(str(folder / name))
+        first = Event(wall_time=time.time(), file_version="brain.Event:2")
+        self._events.write(first.SerializeToString())
         self._has_hparams = False
         self._last_at = 0
         last_hparams = max((i for i, line in enumerate(lines) if "hparams" in line), default=None)
@@ -201,10 +215,14 @@ class Writer:
 
     def _show(self, line: dict) -> None:
         """Sends one line to TensorBoard."""
+        from tensorboardX.proto.event_pb2 import Event
+
         self._last_at = line["at"]
         self._has_hparams = self._has_hparams or "hparams" in line
         for summary in _summaries(line, self.workdir):
-            self._events.add_summary(summary, line.get("step", line["at"]), line["time"])
+            step = int(line.get("step", line["at"]))
+            event = Event(summary=summary, step=step, wall_time=line["time"])
+            self._events.write(event.SerializeToString())
 
 
 def _summaries(line: dict, workdir: Path) -> Iterable:

@@ -21,7 +21,6 @@ import orbax.checkpoint as ocp
 import pytest
 
 from avdiff_jax.data.store import open_store
-from avdiff_jax.train.workdir import PHASES
 from tests import tiny
 from tests.test_writer import events
 
@@ -112,15 +111,15 @@ def check_whole(workdir) -> None:
             assert path.read_bytes()[-8:-4] == b"IEND"
 
 
-def last_states(workdir) -> list:
-    """Parameters, statistics and optimiser that each phase ended with."""
-    states = []
-    for phase in PHASES:
-        folder = workdir / "checkpoints" / phase.name
-        options = ocp.CheckpointManagerOptions(read_only=True)
-        with ocp.CheckpointManager(folder, options=options) as manager:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore())
-            states.append(manager.restore(manager.latest_step(), args=args).state)
+def last_states(workdir) -> dict:
+    """Parameters, statistics and optimiser that each phase ended with, by its name."""
+    states, options = {}, ocp.CheckpointManagerOptions(read_only=True)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore())
+    for folder in sorted((workdir / "checkpoints").iterdir()):
+        if not folder.name.endswith("-best"):
+            with ocp.CheckpointManager(folder, options=options) as manager:
+                if manager.latest_step() is not None:
+                    states[folder.name] = manager.restore(manager.latest_step(), args=args).state
     return states
 
 

@@ -1,6 +1,5 @@
 """The whole experiment (Section 3.2 and 4 of the paper): data, stage 1, stage 2, test, results."""
 
-import json
 import pathlib
 import time
 
@@ -12,7 +11,6 @@ from avdiff_jax.data.batches import Feed
 from avdiff_jax.data.store import Store, open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.fields import check_values
-from avdiff_jax.files import write_atomically
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.train.evaluation import report
@@ -29,7 +27,14 @@ from avdiff_jax.train.stage import (
 )
 from avdiff_jax.train.stop import Stop
 from avdiff_jax.train.substage import Services
-from avdiff_jax.train.workdir import checkpoints, claimed, committed
+from avdiff_jax.train.workdir import (
+    checkpoints,
+    claimed,
+    committed,
+    read_record,
+    writable,
+    write_record,
+)
 from avdiff_jax.writer import Writer
 
 RUNS = ("all", "stage1", "stage2", "evaluate")
@@ -109,7 +114,7 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
     mesh = devices.mesh()
     devices.check_divides(config.train.batch, mesh, "train.batch")
     devices.check_divides(config.eval.batch, mesh, "eval.batch")
-    with Stop().listening() as stop, held(workdir):
+    with Stop().listening() as stop, writable(workdir), held(workdir):
         with claimed(workdir, config, resume):
             store, split = data(config, workdir)
             stages = {n: _stage(config, split, store, n) for n in (1, 2)}
@@ -120,13 +125,14 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
         stop.check()
         with Writer.open_at(workdir, committed(last)) if resume else Writer(workdir) as writer:
             services = Services(writer, last, best, stop)
-            record_path = workdir / "stage1.json"
-            if what in ("all", "stage1") and not record_path.exists():
+            found = read_record(workdir)
+            if found is None and what in ("all", "stage1"):
                 found = stage1(bench(config, chosen_method, feed, stages[1], 1), services)
-                write_atomically(record_path, json.dumps(found, indent=2, sort_keys=True) + "\n")
-            if not record_path.exists():
-                raise UserError(f"{record_path} does not exist: run stage 1 first (--run=stage1)")
-            found = json.loads(record_path.read_text())
+                write_record(workdir, found)
+            if found is None:
+                raise UserError(
+                    f"{workdir / 'stage1.json'} does not exist: run stage 1 first (--run=stage1)"
+                )
             if what == "stage1":
                 return None
             two = bench(config, chosen_method, feed, stages[2], 2)

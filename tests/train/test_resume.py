@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from avdiff_jax.checkpoint import Checkpoints
-from avdiff_jax.train import protocol, substage
+from avdiff_jax.train import substage
 from avdiff_jax.train.stage import initial_vars, ready
 from avdiff_jax.train.stop import Stop, Stopped
 from avdiff_jax.train.workdir import PHASES
