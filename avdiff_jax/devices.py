@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from avdiff_jax.errors import UserError
@@ -16,8 +17,10 @@ def describe() -> str:
 
 
 def mesh() -> Mesh:
-    """All devices on one axis, "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """All devices on one axis, "data", those of a process side by side."""
+    return jax.make_mesh(
+        (jax.device_count(),), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -28,6 +31,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh, axis: int) -> NamedSharding:
     """Axis number `axis` split over the devices: the batch."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def put(tree, sharding: NamedSharding):
+    """Arrays, the same in every process, on the devices; each process places its share."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def placed(x):
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return x  # computed by all together, and so placed already
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(placed, tree)
 
 
 def check_divides(batch: int, mesh: Mesh, field: str) -> None:

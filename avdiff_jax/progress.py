@@ -14,14 +14,16 @@ class Progress:
     `with Progress(total, label) as p: p.step(n, note="loss 0.31")`. On a terminal the line
     is redrawn in place; elsewhere (log file, CI) a plain line appears every half minute.
     `total` may be None where nobody knows it. Showing progress never fails the work: a
-    closed stderr silences it.
+    closed stderr silences it, and so does `shown = False`, for processes that keep still.
     """
+
+    shown = True
 
     def __init__(self, total, label, stream=None, clock=time.monotonic):
         self.total, self.label = total, label
         self.done, self.note = 0, ""
         stream = sys.stderr if stream is None else stream
-        self._stream = None if getattr(stream, "closed", False) else stream
+        self._stream = stream if self.shown and not getattr(stream, "closed", False) else None
         self._clock = clock
         self._start = clock()
         self._terminal = bool(getattr(self._stream, "isatty", lambda: False)())

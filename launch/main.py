@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from avdiff_jax import devices, results
+from avdiff_jax import devices, hosts, results
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.fields import check_values
 from avdiff_jax.train import protocol, stop
@@ -21,6 +21,9 @@ from avdiff_jax.train import protocol, stop
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where everything is written; runs/FILE-WORDS")
 _RUN = flags.DEFINE_enum("run", "all", protocol.RUNS, "which part of the protocol")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for several hosts")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "how many processes share the run")
+_PROCESS = flags.DEFINE_integer("process", 0, "number of this one, from 0")
 _RESUME = flags.DEFINE_bool("resume", False, "go on with an interrupted run")
 
 
@@ -63,6 +66,8 @@ def main(_):
     config = _CONFIG.value
     check_values(config)
     devices.configure(config.device.deterministic, config.device.precision)
+    if _PROCESSES.value > 1 or _COORDINATOR.value:
+        hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     path, _, words = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     default = "-".join(filter(None, [pathlib.Path(path).stem, *words.split(",")]))
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{default}")

@@ -17,6 +17,7 @@ ORDER = [
     "files",
     "progress",
     "devices",
+    "hosts",
     "data/drafts",
     "data/user_files",
     "data/pickles",

@@ -6,6 +6,7 @@ the device a plan is all that travels, and the batch is gathered there; otherwis
 fills the same batch from the memory-mapped store.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -290,7 +291,7 @@ class Feed:
         self.data = None
         if residence == "device":
             values = Resident(np.asarray(store.audio.values), np.asarray(store.video.values))
-            self.data = jax.device_put(values, devices.replicated(mesh))
+            self.data = devices.put(values, devices.replicated(mesh))
 
     @property
     def streamed(self) -> bool:
@@ -314,10 +315,18 @@ class Feed:
         return training_plan(self.store, members, lengths, batch, steps, seed)
 
     def inputs(self, plan: Plan, lengths: Lengths):
-        """A plan [..., B] as device arrays: with its features where they are streamed."""
-        parts = plan if self.data is not None else (fill(self.store, plan, lengths), plan)
+        """A plan [..., B] as device arrays: with its features where they are streamed, of which
+        each process reads its share."""
         axis = plan.label.ndim - 1
-        return jax.device_put(parts, devices.batch_sharding(self.mesh, axis))
+        sharding = devices.batch_sharding(self.mesh, axis)
+        placed = devices.put(plan, sharding)
+        if not self.streamed:
+            return placed
+        rows = plan.label.shape[-1] // jax.process_count()
+        here = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+        filled = fill(self.store, jax.tree.map(lambda x: x[..., here], plan), lengths)
+        place = functools.partial(jax.make_array_from_process_local_data, sharding)
+        return jax.tree.map(place, filled), placed
 
     def measured(self, buckets: list[Bucket]) -> Iterator:
         """(rows [B], inputs, lengths) of each evaluation batch."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avdiff_jax.hosts import fetch
 from avdiff_jax.methods.method import Info, Method, Vars, scaling_buffers
 from avdiff_jax.nn.pooling import segment_means
 from avdiff_jax.nn.trunk import modalities, scaled
@@ -44,9 +45,9 @@ def pooled_clips(info: Info, buffers, clips):
     pool = jax.jit(partial(pooled, info, buffers))
     rows, labels = [], []
     for batch in clips():
-        used = np.asarray(batch.weight) > 0
-        rows.append(np.asarray(pool(batch))[used])
-        labels.append(np.asarray(batch.label)[used])
+        found, weight, label = fetch((pool(batch), batch.weight, batch.label))
+        rows.append(found[weight > 0])
+        labels.append(label[weight > 0])
     return np.concatenate(rows), np.concatenate(labels)
 
 

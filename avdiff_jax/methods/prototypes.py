@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avdiff_jax.hosts import fetch
 from avdiff_jax.nn.pooling import mean_over_time, unit
 from avdiff_jax.nn.trunk import scaled
 
@@ -43,7 +44,7 @@ def class_statistics(vector: Callable, batches, classes: int):
 
     totals = [0.0, 0.0, 0.0]  # in float64: the variance is a difference of large sums
     for batch in batches:
-        parts = jax.device_get(sums(batch))
+        parts = fetch(sums(batch))
         totals = [a + b.astype(np.float64) for a, b in zip(totals, parts, strict=True)]
     count, total, square = totals
     mean = total / np.maximum(count, 1)[:, None]

@@ -60,7 +60,7 @@ def fused(fuse: Callable, feed: Feed, vars, buckets: list[Bucket], count: int):
     place = np.zeros(count, np.int64)
     place[order[order >= 0]] = np.flatnonzero(order >= 0)
     joined = jax.tree.map(lambda *x: jnp.concatenate(x)[place], *parts)
-    return jax.device_put(joined, devices.replicated(feed.mesh))
+    return devices.put(joined, devices.replicated(feed.mesh))
 
 
 class Cache:
@@ -114,7 +114,7 @@ class Cache:
 
     def inputs(self, plan: Rows, lengths: Lengths) -> Rows:
         """A plan [..., B] as device arrays."""
-        return jax.device_put(plan, devices.batch_sharding(self.mesh, plan.label.ndim - 1))
+        return devices.put(plan, devices.batch_sharding(self.mesh, plan.label.ndim - 1))
 
     @staticmethod
     def batch(data, inputs: Rows, lengths: Lengths) -> Fused:

@@ -4,7 +4,6 @@ import time
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax import devices, metrics, plots, results
@@ -12,6 +11,7 @@ from avdiff_jax.data.batches import ROLES
 from avdiff_jax.data.drafts import draft
 from avdiff_jax.data.splits import Members
 from avdiff_jax.files import plain, write_atomically
+from avdiff_jax.hosts import fetch
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.train.stage import Bench, joined, measured_buckets, scored, training_clips
 from avdiff_jax.train.substage import Outcome, Services
@@ -37,9 +37,9 @@ def embedded(b: Bench, vars: Vars, members: Members) -> tuple[np.ndarray, np.nda
 
     rows, labels = [], []
     for batch in training_clips(b, (members,))():
-        used = np.asarray(batch.weight) > 0
-        rows.append(np.asarray(embed(vars, batch))[used])
-        labels.append(np.asarray(batch.label)[used])
+        found, weight, label = fetch((embed(vars, batch), batch.weight, batch.label))
+        rows.append(found[weight > 0])
+        labels.append(label[weight > 0])
     return np.concatenate(rows), np.concatenate(labels)
 
 
@@ -62,7 +62,7 @@ def generator_quality(b: Bench, outcome: Outcome, draw: int) -> Quality:
     labels = np.repeat(novel, config.eval.generated)
     key = jax.random.fold_in(jax.random.key(config.seed), draw)
     generate = jax.jit(lambda vars, key, labels: b.method.generate(b.info, vars, key, labels))
-    fake = np.asarray(generate(vars, key, jnp.asarray(labels)))
+    fake = fetch(generate(vars, key, labels))
     real, real_labels = embedded(b, vars, b.stage.novel[draw])
     means = np.stack([real[real_labels == c].mean(0) for c in novel])
     distance = ((fake[:, None] - means[None]) ** 2).sum(-1)

@@ -5,7 +5,7 @@ import time
 
 import jax
 
-from avdiff_jax import devices
+from avdiff_jax import devices, hosts
 from avdiff_jax.data import partition, splits, synthetic
 from avdiff_jax.data.batches import Feed
 from avdiff_jax.data.store import Store, open_store
@@ -114,10 +114,16 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
     mesh = devices.mesh()
     devices.check_divides(config.train.batch, mesh, "train.batch")
     devices.check_divides(config.eval.batch, mesh, "eval.batch")
-    with Stop().listening() as stop, writable(workdir), held(workdir):
-        with claimed(workdir, config, resume):
-            store, split = data(config, workdir)
-            stages = {n: _stage(config, split, store, n) for n in (1, 2)}
+    with (
+        Stop().listening() as stop, writable(workdir), held(workdir),
+        hosts.own_folder(workdir) as folder,
+    ):
+        def begin():
+            with claimed(workdir, config, resume or jax.process_index() > 0):
+                store, split = data(config, workdir)
+                return store, {n: _stage(config, split, store, n) for n in (1, 2)}
+
+        store, stages = hosts.in_turn(begin)
         feed = Feed(store, mesh, config.data.residence)
         where = "streamed" if feed.streamed else "resident"
         print(f"device: {devices.describe()}; features {where}")
@@ -128,7 +134,7 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
             found = read_record(workdir)
             if found is None and what in ("all", "stage1"):
                 found = stage1(bench(config, chosen_method, feed, stages[1], 1), services)
-                write_record(workdir, found)
+                write_record(folder, found)
             if found is None:
                 raise UserError(
                     f"{workdir / 'stage1.json'} does not exist: run stage 1 first (--run=stage1)"
@@ -138,7 +144,7 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
             two = bench(config, chosen_method, feed, stages[2], 2)
             print(parameter_table(two, initial_vars(two)))
             outcomes = _trained(two, last) if what == "evaluate" else stage2(two, services, found)
-            return report(two, services, workdir, found, outcomes, started)
+            return report(two, services, folder, found, outcomes, started)
 
 
 def _stage(config, split, store, number):

@@ -201,7 +201,7 @@ def first_state(b: Bench, phase: Phase, vars: Vars, before: TrainState | None) -
         states.append(TrainState(vars=own, opt=opt, updates=jnp.zeros((), jnp.int32)))
     side_by_side = phase.draw is None
     state = jax.tree.map(lambda *x: jnp.stack(x) if side_by_side else x[0], *states)
-    return jax.device_put(state, devices.replicated(b.feed.mesh))
+    return devices.put(state, devices.replicated(b.feed.mesh))
 
 
 def ready(b: Bench, phase: Phase, vars: Vars, before: TrainState | None):

@@ -3,6 +3,8 @@
 import contextlib
 import signal
 
+from avdiff_jax import hosts
+
 
 class Stopped(Exception):
     """The run was asked to stop and has saved its state."""
@@ -18,8 +20,15 @@ class Stop:
     def __init__(self):
         self.signal: int | None = None
 
+    def agreed(self, due: bool = False) -> bool:
+        """Whether any process of the run has a signal, or says `due`; the same in each of them."""
+        number, due = hosts.agreed(self.signal or 0, int(due))
+        self.signal = number or None
+        return bool(number or due)
+
     def check(self) -> None:
-        """Raises `Stopped` after a signal."""
+        """Raises `Stopped` after a signal to any process of the run."""
+        self.agreed()
         if self.signal is not None:
             raise Stopped(self.signal)
 

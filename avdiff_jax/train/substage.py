@@ -269,8 +269,7 @@ def _epoch(setting, state, record, key, services, last, progress):
         started = time.monotonic()
         shown = min(k for k in metrics if k.endswith("main/loss"))
         progress.step(steps, f"loss {metrics[shown].mean():.3f}")
-        late = started - saved > SAVE_SECONDS or services.stop.signal is not None
-        if late and record["step"] < batches:
+        if services.stop.agreed(started - saved > SAVE_SECONDS) and record["step"] < batches:
             last.save(_number(record, batches), state, record)
             saved = started
             services.stop.check()
