@@ -1,6 +1,7 @@
 """What a user sees when something that they can put right goes wrong."""
 
 import contextlib
+import os
 import sys
 
 
@@ -23,6 +24,9 @@ def one_sentence():
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # of `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr, flush=True)
         raise SystemExit(130) from None

@@ -40,7 +40,7 @@ from jaxtyping import install_import_hook
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 8)
 # [3] + [4, 3] is more often a forgotten axis than a wish.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avdiff_jax import devices
 from avdiff_jax.checkpoint import Checkpoints
 from avdiff_jax.data.batches import ROLES, Feed, Lengths, prefetched
 from avdiff_jax.data.splits import Members
@@ -190,6 +191,7 @@ def run_substage(
             )}
         keys = [dropout_key(info.config, part) for part in setting.parts]
         key = keys[0] if phase.draw is not None else jnp.stack(keys)
+        key = devices.put(key, devices.replicated(setting.feed.mesh))
         total = (epochs - record["epoch"]) * config.batches - record["step"] if trains else 1
         with Progress(max(total, 1), phase.name) as progress:
             while record["epoch"] < epochs and not record["finished"]:
@@ -257,7 +259,9 @@ def _epoch(setting, state, record, key, services, last, progress):
 
     firsts = range(record["step"], batches, steps)
     for first, inputs in zip(firsts, prefetched(made, firsts), strict=True):
-        state, metrics = setting.train(state, feed.data, inputs, key)
+        # Everything is on the device by now: a silent copy from the host would be a defect.
+        with jax.transfer_guard("disallow"):
+            state, metrics = setting.train(state, feed.data, inputs, key)
         metrics = {k: np.asarray(v, np.float64) for k, v in jax.device_get(metrics).items()}
         check_finite(metrics, phase, epoch, first)
         sums = record["sums"] or dict.fromkeys(metrics, 0.0)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax.data.batches import ROLES
+from avdiff_jax.data.batches import ROLES, Feed
 from avdiff_jax.errors import UserError
 from avdiff_jax.train.stage import initial_vars, ready
 from avdiff_jax.train.step import cut_rate, learning_rate
@@ -236,6 +236,13 @@ def test_steps_are_compiled_once_per_substage(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "update", counted)
     run(tmp_path, [1, 2, 3])
     assert traced == ["base"]
+
+
+def test_nothing_is_copied_in_silence_while_it_trains(tmp_path, monkeypatch):
+    """A plan that is left on the host stops the loop."""
+    monkeypatch.setattr(Feed, "inputs", lambda self, plan, lengths: plan)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run(tmp_path, [1])
 
 
 def test_every_loss_is_told(first, tmp_path):
