@@ -1,5 +1,6 @@
 """What a user sees when something that they can put right goes wrong."""
 
+import argparse
 import contextlib
 import os
 import sys
@@ -11,6 +12,21 @@ class UserError(ValueError):
     The message is one sentence that names the file or flag, the two values that
     disagree and what to change.
     """
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one sentence, and takes no abbreviated flags: a mistyped one is an error, today
+    and when more flags exist."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message):
+        """Instead of usage and exit."""
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 @contextlib.contextmanager

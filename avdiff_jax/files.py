@@ -1,8 +1,10 @@
 """Plain data and text on disk, whole or not at all."""
 
+import csv
+import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -44,3 +46,18 @@ def write_atomically(path: Path, content: str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """A table as CSV; floats with six significant digits, NaN as an empty cell."""
+
+    def cell(value):
+        if not isinstance(value, float | np.floating):
+            return value
+        return "" if math.isnan(value) else f"{value:.6g}"
+
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(map(cell, row) for row in rows)
+    write_atomically(path, out.getvalue())

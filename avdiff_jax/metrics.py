@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 # The calibration values that the published code tries.
 GRID = tuple(step / 10 for step in range(11))
@@ -204,6 +206,95 @@ def exact_gamma(scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray) -> 
     hm = np.round(harmonic_mean(b, n), 10)
     tied = gamma[hm == hm.max()]
     return float(tied[np.lexsort((tied, np.abs(tied)))[0]])
+
+
+def probabilities(
+    scores: np.ndarray, is_base: np.ndarray, gamma: Number, temperature: Number | None
+) -> np.ndarray:
+    """Class probabilities whose order is that of the calibrated scores.
+
+    softmax((scores - gamma * is_base) / temperature), for scores of any kind, with the temperature
+    of `fitted_temperature`. Without one, which asks for scores that are probabilities: what
+    remains of them after gamma, cut at 0, over its sum.
+
+    Returns:
+      [n, C] float64; rows sum to 1.
+    """
+    shifted = calibrated(scores, is_base, gamma)
+    if temperature is not None:
+        return softmax(shifted / temperature, axis=1)
+    rest = np.maximum(shifted, np.finfo(np.float32).tiny)
+    return rest / rest.sum(1, keepdims=True)
+
+
+def fitted_temperature(
+    scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray, gamma: Number
+) -> float:
+    """The temperature of `probabilities` under which the labels are the likeliest, a class counting
+    the same however many clips it has. For use on validation clips only.
+
+    It lies in 1e-3..1e3: scores that never err would ask for 0.
+
+    Args and raises: as `evaluate`.
+    """
+    scores, labels, is_base = _checked(scores, labels, is_base)
+    shifted = calibrated(scores, is_base, gamma)
+    weight = 1 / np.bincount(labels, minlength=is_base.size)[labels]
+
+    def loss(log_temperature):
+        log_p = log_softmax(shifted / np.exp(log_temperature), axis=1)
+        return -weight @ log_p[np.arange(labels.size), labels]
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log([1e-3, 1e3]), method="bounded").x))
+
+
+class Reliability(NamedTuple):
+    """How often the best class is right, by how probable it was said to be.
+
+    One entry for each tenth of probability that has clips: mean probability, accuracy (both
+    percent) and clips. `error` is the expected calibration error: |accuracy - probability|
+    averaged over clips, percent.
+    """
+
+    probability: np.ndarray
+    accuracy: np.ndarray
+    clips: np.ndarray
+    error: float
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray) -> Reliability:
+    """Of probabilities [n, C] for clips of known labels [n]."""
+    best = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    tenth = np.minimum((10 * best).astype(int), 9)
+    clips = np.bincount(tenth, minlength=10)
+    used = clips > 0
+    probability = 100 * np.bincount(tenth, best, 10)[used] / clips[used]
+    accuracy = 100 * np.bincount(tenth, right, 10)[used] / clips[used]
+    error = float(clips[used] @ np.abs(accuracy - probability) / clips.sum())
+    return Reliability(probability, accuracy, clips[used], error)
+
+
+class ClassRow(NamedTuple):
+    """How one class fares: its clips, percent right, the class it is taken for most often when it
+    is not (-1 where it never is), and how often."""
+
+    clips: int
+    accuracy: float
+    taken_for: int
+    times: int
+
+
+def class_table(confusion: np.ndarray) -> list[ClassRow]:
+    """A row for each class of a confusion matrix [C, C] of counts, true class by row; the accuracy
+    of a class without clips is NaN."""
+    rows = []
+    for label, counts in enumerate(np.asarray(confusion, int)):
+        clips, wrong = int(counts.sum()), np.where(np.arange(len(counts)) == label, 0, counts)
+        accuracy = 100.0 * counts[label] / clips if clips else float("nan")
+        times = int(wrong.max())
+        rows.append(ClassRow(clips, float(accuracy), int(wrong.argmax()) if times else -1, times))
+    return rows
 
 
 def aggregate(points: Sequence[Point], areas: Sequence[Number]) -> dict:

@@ -101,6 +101,36 @@ def curve_plot(
     return _render(figure, path)
 
 
+def reliability_plot(
+    probability: np.ndarray,
+    accuracy: np.ndarray,
+    clips: np.ndarray,
+    error: float,
+    path: str | Path,
+) -> np.ndarray:
+    """How often the best class is right against how probable it was said to be.
+
+    Args:
+      probability, accuracy: [k] percent, of the clips of each tenth; clips: [k], how many.
+      error: expected calibration error, percent.
+      path: the PNG to write.
+
+    Returns:
+      The picture, RGB uint8 [height, width, 3].
+    """
+    figure, axes = _figure(size=5.0)
+    axes.plot([0, 100], [0, 100], color="gray", linewidth=1, linestyle="--")
+    axes.plot(probability, accuracy, marker="o")
+    for x, y, count in zip(probability, accuracy, clips, strict=True):
+        axes.annotate(f"{count}", (x, y), xytext=(-4, 6), textcoords="offset points", ha="right",
+                      fontsize=8)
+    axes.set(xlabel="probability of the best class (%)", ylabel="accuracy (%)",
+             xlim=(0, 102), ylim=(0, 106),
+             title=f"clips by tenths of probability; calibration error {error:.1f} %")
+    axes.grid(alpha=0.3)
+    return _render(figure, path)
+
+
 def sweep_plot(
     x: Sequence[float],
     means: Mapping[str, Sequence[float]],

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from avdiff_jax.data.batches import Lengths
 from avdiff_jax.errors import UserError
-from avdiff_jax.methods.method import Vars
+from avdiff_jax.methods.method import Info, Vars, scaling_buffers
+from avdiff_jax.trained import BASE, NOVEL, Trained, fitted, flat
 
 # Made by the published code but never used by it.
 UNUSED = ("discriminator_seen_novel.", "num_batches_tracked")
@@ -73,6 +75,11 @@ def tree(names: dict[tuple[str, ...], str], state: dict[str, np.ndarray]) -> dic
     return out
 
 
+def unused(state) -> list[str]:
+    """The names in a published state that belong to what the published code never uses."""
+    return sorted(name for name in state if any(part in name for part in UNUSED))
+
+
 def variables(state: dict[str, np.ndarray], buffers: dict) -> Vars:
     """Published state -> our variables; every weight is used or known to be unused.
 
@@ -88,7 +95,7 @@ def variables(state: dict[str, np.ndarray], buffers: dict) -> Vars:
     fourier = "position_encoder_block.fourier_randn"
     wanted = {*parameters.values(), *statistics.values(), fourier}
     missing = sorted(wanted - set(state))
-    left = sorted(n for n in set(state) - wanted if not any(u in n for u in UNUSED))
+    left = sorted(set(state) - wanted - set(unused(state)))
     if missing or left:
         raise UserError(
             f"the published state lacks {missing[:3]} ({len(missing)} in all) and holds "
@@ -98,4 +105,55 @@ def variables(state: dict[str, np.ndarray], buffers: dict) -> Vars:
         tree(parameters, state),
         tree(statistics, state),
         {**buffers, "fourier": np.asarray(state[fourier])},
+    )
+
+
+def read_checkpoint(path) -> dict[str, np.ndarray]:
+    """The state of a published file, {"model": state, ...}, by PyTorch's loader of plain tensors,
+    which runs no code from the file.
+
+    Raises:
+      UserError: PyTorch is not installed, or the file is none that this loader reads.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"reading {path} needs PyTorch, which is not installed: pip install torch "
+            "--index-url https://download.pytorch.org/whl/cpu"
+        ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name another") from None
+    except Exception as error:  # on a file that is none of its own it fails in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path} is no checkpoint of plain tensors ({reason}): "
+            "copy it again, or save its state_dict alone"
+        ) from None
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(
+            f"{path} holds no state_dict, at its top or under 'model': name a checkpoint of the "
+            "published code"
+        )
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def trained(path, state, info: Info, seconds, lengths: Lengths, gamma: float) -> Trained:
+    """A published state as a model for the classes of `info`, in the order of its outputs.
+
+    Args:
+      path: for messages.
+      seconds: per token of audio and of video; lengths: tokens of a training clip.
+
+    Raises:
+      UserError: weights that are missing, left over, or of other sizes than the configuration's.
+    """
+    buffers = {**scaling_buffers(info), "condition": np.asarray(info.text)}
+    vars = fitted(path, info, lengths, flat(variables(state, buffers)))
+    return Trained(
+        info=info, kinds=tuple(BASE if base else NOVEL for base in info.is_base), vars=vars,
+        gamma=gamma, temperature=None, seconds=seconds, lengths=lengths, epochs=0, cuts=(),
     )

@@ -14,27 +14,16 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import argparse
 import functools
 import signal
 
 from avdiff_jax import benchmark, comparison, runs, tables
-from avdiff_jax.errors import UserError, one_sentence
-
-
-class Parser(argparse.ArgumentParser):
-    """Complains in one sentence."""
-
-    def error(self, message):
-        raise UserError(f"{message} (--help lists the flags)")
+from avdiff_jax.errors import Parser, UserError, one_sentence
 
 
 def parser() -> Parser:
     """The flags of all three commands."""
-    p = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    p = Parser(__doc__)
     names, numbers = (lambda text: text.split(",")), (lambda text: [*map(int, text.split(","))])
     numbers.__name__ = "list of whole numbers"  # argparse names it in its complaint
     p.add_argument("--config", action="append", metavar="FILE.py", help="a data set; repeatable")

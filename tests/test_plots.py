@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from avdiff_jax.plots import confusion_plot, curve_plot, features_plot
+from avdiff_jax.plots import confusion_plot, curve_plot, features_plot, reliability_plot
 
 
 def in_file(path):
@@ -49,3 +49,9 @@ def test_features_refuse_nan(tmp_path):
 def test_curve(tmp_path, chosen):
     path = tmp_path / "curve.png"
     check_same(curve_plot(np.linspace(60, 0, 9), np.linspace(0, 50, 9), chosen, path), path)
+
+
+def test_reliability(tmp_path):
+    path = tmp_path / "reliability.png"
+    args = np.array([25.0, 99.0]), np.array([50.0, 90.0]), np.array([3, 200]), 4.2
+    check_same(reliability_plot(*args, path), path)

@@ -61,22 +61,13 @@ def read_npz(
                         f"needed: change --label-key")
     ids = _column(files, id_key, n, "--id-key", named)
     if ids is None:
-        ids = [f"clip{number:0{len(str(n - 1))}d}" for number in range(n)]
+        ids = _numbered(n)
     groups = _column(files, group_key, n, "--group-key", named)
     class_names, numbers = _npz_classes(files, labels, label_key, class_key, ids, named)
 
-    streams = {}
-    for modality, key in (("audio", audio_key), ("video", video_key)):
-        if key is not None:
-            streams[modality] = _npz_stream(files, key, n, f"--{modality}-key", named)
-    if not streams:
-        raise UserError(f"{named} needs features: give --audio-key or --video-key")
+    pieces = _npz_pieces(files, {"audio": audio_key, "video": video_key}, n)
 
     def clips():
-        pieces = {
-            modality: files.rows(values_key, offsets)
-            for modality, (values_key, offsets) in streams.items()
-        }
         for number in range(n):
             given = {modality: next(stream) for modality, stream in pieces.items()}
             yield Clip(ids[number], class_names[numbers[number]],
@@ -94,13 +85,42 @@ def read_npz(
     return clips(), source
 
 
+def npz_features(paths, audio_key, video_key, id_key):
+    """Clips without labels from .npz files, with keys as for `read_npz`.
+
+    Returns ([n] clip ids, {modality: iterator over [T, D] arrays}). Raises UserError.
+    """
+    files = NpzFiles(paths)
+    keys = {"audio": audio_key, "video": video_key}
+    name, key = next(((name, key) for name, key in keys.items() if key), (None, None))
+    flag = f"--{name}-key"
+    n = 0 if key is None else len(np.atleast_1d(files.array(_offsets_key(key), flag))) - 1
+    pieces = _npz_pieces(files, keys, n)
+    return _column(files, id_key, n, "--id-key", files.named) or _numbered(n), pieces
+
+
+def _numbered(n):
+    return [f"clip{number:0{len(str(n - 1))}d}" for number in range(n)]
+
+
+def _npz_pieces(files, keys, n):
+    """Modality -> iterator over the [T, D] pieces of n clips, for the modalities with a key."""
+    streams = {
+        modality: _npz_stream(files, key, n, f"--{modality}-key", files.named)
+        for modality, key in keys.items() if key is not None
+    }
+    if not streams:
+        raise UserError(f"{files.named} needs features: give --audio-key or --video-key")
+    return {modality: files.rows(*stream) for modality, stream in streams.items()}
+
+
 def _column(files, key, n, flag, named):
     """[n] strings, or None without a key."""
     if key is None:
         return None
     values = files.array(key, flag)
     if values.shape != (n,):
-        raise UserError(f"{named} [{key}] has shape {values.shape} for {n} labels: change {flag}")
+        raise UserError(f"{named} [{key}] has shape {values.shape} for {n} clips: change {flag}")
     return strings(values)
 
 
@@ -134,16 +154,20 @@ def _npz_classes(files, labels, label_key, class_key, ids, named):
     return strings(known), labels.tolist()
 
 
+def _offsets_key(key):
+    return key.partition(",")[2] or f"{key}_offsets"
+
+
 def _npz_stream(files, key, n, flag, named):
     """(key of the values, [n+1] int64 offsets)."""
-    values_key, _, offsets_key = key.partition(",")
-    if not offsets_key:
-        values_key, offsets_key = f"{key}_flat", f"{key}_offsets"
+    values_key, offsets_key = key.partition(",")[0], _offsets_key(key)
+    if "," not in key:
+        values_key = f"{key}_flat"
     rows, _ = files.flat_shape(values_key, flag)
     offsets = files.array(offsets_key, flag)
     if offsets.dtype.kind not in "iu" or offsets.shape != (n + 1,):
         raise UserError(f"{named} [{offsets_key}] has shape {offsets.shape}, type {offsets.dtype} "
-                        f"for {n} labels where {n + 1} integers are needed: change {flag}")
+                        f"for {n} clips where {n + 1} integers are needed: change {flag}")
     offsets = offsets.astype(np.int64)
     falls = (offsets[1:] < offsets[:-1]).any()
     if offsets[0] != 0 or offsets[-1] != rows or falls:

@@ -156,7 +156,19 @@ def refresh(info: Info, vars: Vars, clips) -> Vars:
     return vars.replace(buffers=buffers)
 
 
+def grow(key: jax.Array, info: Info, vars: Vars, clips) -> Vars:
+    """CLnet with outputs for more classes, and what the generator is told about these."""
+    vars = trunked.grow(key, info, vars, clips)
+    known = len(vars.buffers["condition"])
+    told = refresh(info, vars, clips).buffers
+    if info.config.diffusion.condition == "text":
+        told = {**told, "condition": jnp.asarray(info.text)}
+    of_classes = [name for name in ("condition", "gaussian_mean") if name in told]
+    grown = {n: jnp.concatenate([vars.buffers[n], told[n][known:]]) for n in of_classes}
+    return vars.replace(buffers={**vars.buffers, **grown})
+
+
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=trunked.frozen,
-    refresh=refresh, generate=generate, embed=embed,
+    refresh=refresh, generate=generate, embed=embed, grow=grow,
 )

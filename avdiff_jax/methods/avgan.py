@@ -80,4 +80,5 @@ def generate(info: Info, vars: Vars, key: jax.Array, labels):
 METHOD = Method(
     init=init, features=trunked.features, players=players, scores=scores,
     frozen=trunked.frozen, refresh=avdiff.refresh, generate=generate, embed=embed,
+    grow=avdiff.grow,
 )

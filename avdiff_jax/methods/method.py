@@ -84,6 +84,9 @@ class Method(NamedTuple):
       the substage's training clips as evaluation batches.
     generate: (info, vars, key, labels) -> synthetic features [n, d].
     embed: (info, vars, features) -> real features [B, d] in the space of `generate`.
+    grow: (key, info, vars, clips) -> Vars with the outputs of the classes that `info` has beyond
+      those of `vars`, untrained; `clips()` iterates over batches of these classes' clips. Of
+      methods whose substage 2 needs of the clips nothing but their features, an array [B, ...].
     """
 
     init: Callable
@@ -95,6 +98,7 @@ class Method(NamedTuple):
     refresh: Callable | None = None
     generate: Callable | None = None
     embed: Callable | None = None
+    grow: Callable | None = None
 
 
 def main_player(info: Info, groups, loss) -> Player:

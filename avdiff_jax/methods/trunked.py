@@ -55,9 +55,18 @@ def frozen(info: Info, substage: int) -> Frozen:
     return Frozen(TRUNK, info.config.train.frozen_mode) if substage == 2 else Frozen()
 
 
+def grow(key: jax.Array, info: Info, vars: Vars, clips) -> Vars:
+    """CLnet with untrained outputs for the classes beyond those that it has."""
+    model, old = info.config.model, vars.params["cls"]
+    fresh = heads.head(info).init(key, jnp.zeros((1, model.dim)), False)["params"]["cls"]
+    known = len(old["bias"])
+    cls = jax.tree.map(lambda a, b: jnp.concatenate([a, b[..., known:]], axis=-1), old, fresh)
+    return vars.replace(params={**vars.params, "cls": cls})
+
+
 def classifier(fusion: Callable) -> Method:
     """The method that classifies what `fusion` makes of the tokens, by cross-entropy."""
     return Method(
         init=partial(init, fusion=fusion), features=partial(features, fusion=fusion),
-        players=players, scores=heads.scores, frozen=frozen,
+        players=players, scores=heads.scores, frozen=frozen, grow=grow,
     )

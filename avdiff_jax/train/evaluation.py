@@ -1,26 +1,33 @@
-"""What a finished run is measured by on test: numbers, scores, plots, the result files."""
+"""What a finished run is measured by on test: numbers, scores, plots, the result files, and the
+models themselves."""
 
+import dataclasses
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax import devices, metrics, plots, results
-from avdiff_jax.data.batches import ROLES
+from avdiff_jax import devices, metrics, plots, results, trained
+from avdiff_jax.data import splits, stream
+from avdiff_jax.data.batches import ROLES, Feed
 from avdiff_jax.data.drafts import draft
 from avdiff_jax.data.splits import Members
-from avdiff_jax.files import plain, write_atomically
+from avdiff_jax.data.store import Store
+from avdiff_jax.errors import UserError
+from avdiff_jax.files import plain, write_atomically, write_csv
 from avdiff_jax.hosts import fetch
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.train.stage import Bench, joined, measured_buckets, scored, training_clips
+from avdiff_jax.train.step import scoring_step
 from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.writer import Writer
 
 
-def measure(b: Bench, vars: Vars, draw: int, gamma: float) -> dict:
-    """The paper's numbers on test for one draw, with the scores that they come from."""
-    members = joined(b.stage.eval_base, b.stage.eval_novel[draw])
+def measure(b: Bench, vars: Vars, members: Members, gamma: float) -> dict:
+    """The paper's numbers on test clips, with the scores that they come from."""
     scores = scored(b, vars, members, measured_buckets(b, members, test=True))
     point = metrics.evaluate(scores, members.labels, b.info.is_base, gamma)
     area = metrics.ausuc(scores, members.labels, b.info.is_base)
@@ -79,8 +86,99 @@ def generator_quality(b: Bench, outcome: Outcome, draw: int) -> Quality:
     return Quality(real, real_labels, fake, labels, report)
 
 
+def model_of(b: Bench, outcome: Outcome, draw: int, found: dict) -> trained.Trained:
+    """What a draw of a run has made, to be used and enlarged without the store and the split."""
+    vars = jax.tree.map(jnp.asarray, fetch(outcome.state.vars))
+    kinds = tuple(trained.BASE if base else trained.NOVEL for base in b.info.is_base)
+    two = found["substage2"]
+    model = trained.Trained(
+        info=b.info, kinds=kinds, vars=vars, gamma=found["gamma"],
+        temperature=found.get("temperature"), seconds=b.feed.seconds, lengths=b.lengths,
+        epochs=two["epochs"], cuts=tuple(two["cuts"]),
+    )
+    if not b.method.grow:
+        return model
+    store, members = b.feed.store, joined(b.stage.base, b.stage.novel[draw])
+    features = model.features(stream.of_store(store, members.clips))
+    examples = trained.Examples(features, members.labels, store.clip_ids[members.clips])
+    return dataclasses.replace(model, examples=examples)
+
+
+def evaluate(models: Mapping[int, trained.Trained], store: Store, split: dict | None, folder):
+    """Measures finished models by draw; writes the files that a run writes about its test.
+
+    Args:
+      split: names the test clips of each draw; without one they are all clips of the store but
+        those that a model was trained on.
+      folder: made if missing.
+
+    Returns:
+      the results, as in results.json.
+
+    Raises:
+      UserError: clips of unknown classes or none to test on, or a folder that cannot be made.
+    """
+    started, draws, confusions = time.monotonic(), [], []
+    tested = {draw: _tested(model, store, split, draw) for draw, model in models.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    for draw, model in models.items():
+        feed = Feed(store, devices.mesh(), model.info.config.data.residence)
+        devices.check_divides(model.info.config.eval.batch, feed.mesh, "eval.batch")
+        b = Bench(
+            number=2, method=model.method, info=model.info, feed=feed, lengths=model.lengths,
+            score=scoring_step(model.method, model.info, feed),
+            stage=None, train=None, fuse=None, judge=None,  # nothing is trained here
+        )
+        vars = jax.device_put(model.vars, devices.replicated(feed.mesh))
+        measured = measure(b, vars, tested[draw], model.gamma)
+        draws.append(numbers(measured))
+        confusions.append(draw_files(b, model, folder, draw, measured))
+    confusion_files(sum(confusions), model.info.classes, folder)
+    outcome = results.results_json(
+        test=_aggregate(draws), validation={},
+        chosen={"gamma": {"value": model.gamma, "on": "Val of the run, unless --gamma was given"}},
+        config=plain(model.info.config.to_dict()), device=devices.describe(),
+        timing={"wall_seconds": time.monotonic() - started},
+        data={"store": store.name, "classes": len(model.info.classes)},
+    )
+    results.write_results(folder, outcome)
+    write_atomically(folder / "results.md", results.table(outcome))
+    return outcome
+
+
+def _tested(model: trained.Trained, store: Store, split: dict | None, draw: int) -> Members:
+    """Test clips, labelled as the model numbers its classes."""
+    if split is None:
+        trained_on = model.examples.clips if model.examples else ()
+        clips = np.flatnonzero(~np.isin(store.clip_ids, trained_on))
+        names, labels = store.class_names, store.labels[clips]
+    else:
+        stage = splits.stage(split, store, 2)
+        clips, labels = joined(stage.eval_base, stage.eval_novel[draw])
+        names = stage.class_names
+    number = {name.casefold(): i for i, name in enumerate(model.info.classes)}
+    used = [names[label] for label in np.unique(labels)]
+    if unknown := [str(name) for name in used if name.casefold() not in number]:
+        raise UserError(
+            f"the model does not know {unknown[0]!r} ({len(unknown)} of the {len(used)} classes to "
+            f"test, which {store.path} has): add it with launch/add_class.py, or name another "
+            "store or split"
+        )
+    labels = np.array([number.get(name.casefold(), -1) for name in names], np.int32)[labels]
+    base = int(model.info.is_base[labels].sum())
+    if not 0 < base < len(labels):
+        raise UserError(
+            f"there are {base} test clips of base and {len(labels) - base} of novel classes in "
+            f"{store.path}, but both kinds are needed: name another store or split"
+        )
+    return Members(clips, labels)
+
+
 def report(b: Bench, services: Services, workdir, found, outcomes, started) -> dict:
-    """Measures each draw on test; writes scores, plots, results and the table.
+    """Measures each draw on test; writes scores, plots, tables, models, results.
 
     Args:
       found: the record of stage 1.
@@ -98,20 +196,24 @@ def report(b: Bench, services: Services, workdir, found, outcomes, started) -> d
     for draw, outcome in outcomes:
         services.stop.check()
         seconds[f"stage2_substage2_draw{draw}"] = outcome.record["seconds"]
-        measured = measure(b, outcome.state.vars, draw, found["gamma"])
-        draws.append(measured["point"]._asdict() | {"AUSUC": measured["AUSUC"]})
+        members = joined(b.stage.eval_base, b.stage.eval_novel[draw])
+        measured = measure(b, outcome.state.vars, members, found["gamma"])
+        draws.append(numbers(measured))
         writer.scalars(at, {f"test/{k}": v for k, v in draws[-1].items()}, f"draw{draw}", draw=draw)
-        confusions.append(_draw_files(b, writer, workdir, at, draw, measured))
+        model = model_of(b, outcome, draw, found)
+        model.save(trained.model_file(workdir, draw))
+        confusions.append(draw_files(b, model, workdir, draw, measured))
+        for kind in ("curve", "reliability"):
+            writer.image(at, f"{kind}/draw{draw}", workdir / "plots" / f"{kind}-draw{draw}.png")
         if b.method.generate and b.info.config.generator != "none":
             quality.append(_generator_files(b, writer, workdir, at, draw, outcome))
-    file = workdir / "plots" / "confusion.png"
-    plots.confusion_plot(sum(confusions), b.info.classes, file)
-    writer.image(at, "confusion", file)
+    confusion_files(sum(confusions), b.info.classes, workdir)
+    writer.image(at, "confusion", workdir / "plots" / "confusion.png")
     timing = {"wall_seconds": time.monotonic() - started, **seconds}
     outcome = _results(b, found, draws, quality, timing)
     config = b.info.config.to_dict()
-    numbers = {f"test/{k}": outcome["test"]["mean"][k] for k in results.NUMBERS}
-    writer.hparams(at, config, numbers)
+    means = {f"test/{k}": outcome["test"]["mean"][k] for k in results.NUMBERS}
+    writer.hparams(at, config, means)
     results.write_results(workdir, outcome)
     table = results.table(outcome)
     write_atomically(workdir / "results.md", table)
@@ -119,23 +221,52 @@ def report(b: Bench, services: Services, workdir, found, outcomes, started) -> d
     return outcome
 
 
-def _draw_files(b: Bench, writer: Writer, workdir, at: int, draw: int, measured) -> np.ndarray:
-    """Writes the scores of a draw and its B-N curve; returns its confusion matrix [C, C]."""
+def numbers(measured: dict) -> dict:
+    """B, N, HM, FSL, gamma and AUSUC of what `measure` found."""
+    return measured["point"]._asdict() | {"AUSUC": measured["AUSUC"]}
+
+
+def draw_files(b: Bench, model: trained.Trained, folder, draw: int, measured) -> np.ndarray:
+    """Writes the scores of a draw, its classes, its B-N curve and how far its probabilities can be
+    trusted; returns its confusion matrix [C, C] at the calibration value."""
     scores, members, point = measured["scores"], measured["members"], measured["point"]
-    names, is_base = b.info.classes, b.info.is_base
-    with draft(workdir / f"scores-draw{draw}.npz") as made:
+    names, is_base, labels = b.info.classes, b.info.is_base, measured["members"].labels
+    with draft(folder / f"scores-draw{draw}.npz") as made:
         np.savez(
-            made, scores=scores, labels=members.labels,
-            clips=b.feed.store.clip_ids[members.clips], classes=np.array(names), is_base=is_base,
+            made, scores=scores, labels=labels, clips=b.feed.store.clip_ids[members.clips],
+            classes=np.array(names), is_base=is_base,
         )
-    curve = metrics.curve(scores, members.labels, is_base)
-    file = workdir / "plots" / f"curve-draw{draw}.png"
-    plots.curve_plot(curve.B, curve.N, (point.B, point.N), file)
-    writer.image(at, f"curve/draw{draw}", file)
+    curve = metrics.curve(scores, labels, is_base)
+    hm = metrics.harmonic_mean(curve.B, curve.N)
+    plots.curve_plot(
+        curve.B, curve.N, (point.B, point.N), folder / "plots" / f"curve-draw{draw}.png"
+    )
+    write_csv(
+        folder / f"curve-draw{draw}.csv", ("gamma", "B", "N", "HM"), zip(*curve, hm, strict=True)
+    )
+    trust = metrics.reliability(model.probabilities(scores), labels)
+    plots.reliability_plot(*trust, folder / "plots" / f"reliability-draw{draw}.png")
+    write_csv(
+        folder / f"reliability-draw{draw}.csv", trust._fields[:3], zip(*trust[:3], strict=True)
+    )
     predicted = metrics.calibrated(scores, is_base, point.gamma).argmax(-1)
-    confusion = np.zeros((len(names), len(names)))
-    np.add.at(confusion, (members.labels, predicted), 1)
+    confusion = np.zeros((len(names), len(names)), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    write_csv(
+        folder / f"classes-draw{draw}.csv",
+        ("class", "kind", "clips", "accuracy", "taken_for", "times"),
+        ((name, kind, row.clips, row.accuracy, names[row.taken_for] if row.times else "", row.times)
+         for name, kind, row in zip(
+             names, model.kinds, metrics.class_table(confusion), strict=True)),
+    )
     return confusion
+
+
+def confusion_files(confusion: np.ndarray, names, folder) -> None:
+    """Writes the confusion matrix [C, C] of all draws, true class by row."""
+    plots.confusion_plot(confusion, names, folder / "plots" / "confusion.png")
+    rows = ((name, *row) for name, row in zip(names, confusion.tolist(), strict=True))
+    write_csv(folder / "confusion.csv", ("true", *names), rows)
 
 
 def _generator_files(b: Bench, writer: Writer, workdir, at: int, draw: int, outcome) -> dict:
@@ -149,11 +280,15 @@ def _generator_files(b: Bench, writer: Writer, workdir, at: int, draw: int, outc
     return found.report
 
 
+def _aggregate(draws: list[dict]) -> dict:
+    """The part `test` of results.json."""
+    points = [metrics.Point(**{k: d[k] for k in metrics.Point._fields}) for d in draws]
+    return metrics.aggregate(points, [d["AUSUC"] for d in draws]) | {"draws": draws}
+
+
 def _results(b: Bench, found: dict, draws: list, quality: list, timing: dict) -> dict:
     """The content of results.json."""
     config = b.info.config
-    points = [metrics.Point(**{k: d[k] for k in metrics.Point._fields}) for d in draws]
-    test = metrics.aggregate(points, [d["AUSUC"] for d in draws]) | {"draws": draws}
     one, two = found["substage1"], found["substage2"]
     where = "Val of stage 1"
     chosen = {
@@ -165,7 +300,8 @@ def _results(b: Bench, found: dict, draws: list, quality: list, timing: dict) ->
     }
     timing |= {f"stage1_substage{i}": s["seconds"] for i, s in ((1, one), (2, two))}
     return results.results_json(
-        test=test, validation={"substage1": one["measured"], "substage2": two["measured"]},
+        test=_aggregate(draws),
+        validation={"substage1": one["measured"], "substage2": two["measured"]},
         chosen=chosen, config=plain(config.to_dict()), device=devices.describe(), timing=timing,
         generator=quality, data={"store": b.feed.store.name, "classes": len(b.info.classes)},
     )

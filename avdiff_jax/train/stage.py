@@ -233,7 +233,7 @@ def stage1(b: Bench, services: Services) -> dict:
 
     Returns:
       what stage 2 needs and the result file tells: `substage1`, `substage2` (epochs, cuts, what
-      was measured) and `gamma`.
+      was measured), `gamma` and the `temperature` of probabilities.
     """
     train = b.info.config.train
     base, novel = b.stage.eval_base, b.stage.eval_novel[0]
@@ -261,7 +261,12 @@ def stage1(b: Bench, services: Services) -> dict:
         point = calibrated_point(b, scores, both.labels)
         area = metrics.ausuc(scores, both.labels, b.info.is_base)
         values = {f"val/{k}": v for k, v in point._asdict().items()}
-        return {"score": point.HM, **values, "val/AUSUC": area}
+        temperature = metrics.fitted_temperature(
+            scores, both.labels, b.info.is_base, point.gamma
+        )
+        return {
+            "score": point.HM, **values, "val/AUSUC": area, "val/temperature": temperature
+        }
 
     setting, state = ready(b, Phase(1, 2), first.best, first.state)
     second = run_substage(setting, state, train.epochs2, services, first.record["at"], harmonic)
@@ -269,6 +274,7 @@ def stage1(b: Bench, services: Services) -> dict:
         "substage1": _replayed(first),
         "substage2": _replayed(second),
         "gamma": second.record["best"]["val/gamma"],
+        "temperature": second.record["best"].get("val/temperature"),
         "at": second.record["at"],
     }
 

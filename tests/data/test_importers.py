@@ -88,7 +88,7 @@ UNFIT = {
                    "'s1' the label 'cow'"),
     "label type": ({"label": np.ones(5)}, {}, "float64 where class numbers"),
     "no names": ({}, {"class_key": None}, "--class-key"),
-    "ids": ({"sample_id": ["a", "b"]}, {}, "shape \\(2,\\) for 5 labels: change --id-key"),
+    "ids": ({"sample_id": ["a", "b"]}, {}, "shape \\(2,\\) for 5 clips: change --id-key"),
     "key": ({}, {"audio_key": "m3"}, "no array 'm3_flat' .*'m1_flat'.* change --audio-key"),
     "group key": ({}, {"group_key": "speaker"}, "'speaker'.*--group-key"),
     "few offsets": ({"m1_offsets": np.array([0, 2])}, {}, "shape \\(2,\\).* where 6 integers"),

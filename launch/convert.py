@@ -1,0 +1,93 @@
+"""A checkpoint of the published PyTorch code as a model file.
+
+    python launch/convert.py --checkpoint best.pt --config configs/ucf.py:5shot,published \\
+        --store data/ucf.h5 --split data/ucf-5shot.json --out ucf.npz
+
+PyTorch is needed for this alone. The configuration gives the sizes (--config.x.y=v changes one);
+store and split give the classes, their text vectors and the seconds per token. The outputs of the
+classifier are taken to be the classes of stage 2 in the order of their names; --classes names them
+otherwise. Every weight is used or named as unused.
+"""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from avdiff_jax import benchmark, devices, published
+from avdiff_jax.data import splits, user_files
+from avdiff_jax.data.batches import Feed
+from avdiff_jax.data.store import open_store
+from avdiff_jax.errors import Parser, UserError, one_sentence
+from avdiff_jax.methods import METHODS
+from avdiff_jax.train.stage import bench
+
+
+def parser() -> Parser:
+    """The flags."""
+    p = Parser(__doc__)
+    p.add_argument("--checkpoint", required=True, metavar="FILE.pt")
+    p.add_argument("--config", required=True, metavar="FILE.py:WORDS")
+    p.add_argument("--store", required=True, metavar="FILE.h5")
+    p.add_argument("--split", required=True, metavar="FILE.json")
+    p.add_argument("--classes", metavar="FILE", help="one name a line, as the outputs are ordered")
+    p.add_argument("--gamma", type=float, default=0.0,
+                   help="subtracted from the scores of base classes; a checkpoint does not hold it")
+    p.add_argument("--out", required=True, metavar="FILE.npz")
+    return p
+
+
+def configuration(name, overrides) -> ConfigDict:
+    """The configuration, which must be one that a published checkpoint can have."""
+    file = name if pathlib.Path(name.partition(":")[0]).exists() else str(ROOT / name)
+    config = ConfigDict(benchmark.resolve([f"--config={file}", *overrides]))
+    wanted = {"method": (config.method, "avdiff"), "generator": (config.generator, "diffusion"),
+              "diffusion.condition": (config.diffusion.condition, "text"),
+              "data.audio_scale": (config.data.audio_scale, "255")}
+    for field, (value, usual) in wanted.items():
+        if value != usual:
+            raise UserError(f"published checkpoints have {field}={usual}, not {value}: change it")
+    return config
+
+
+def ordered(info, path):
+    """`info` with the classes in the order of a file of names."""
+    names = user_files.lines(path, "class list")
+    if sorted(names) != sorted(info.classes):
+        odd = sorted({*names} ^ {*info.classes})
+        raise UserError(f"{path} lists {len(names)} classes and the split has "
+                        f"{len(info.classes)} ({(odd or names)[0]!r} is in one of them): make "
+                        "them agree")
+    rows = np.array([info.classes.index(name) for name in names])
+    return info._replace(classes=tuple(names), text=info.text[rows], is_base=info.is_base[rows])
+
+
+def main(argv=None):
+    """Writes the model and says what became of the weights."""
+    with one_sentence():
+        args, rest = parser().parse_known_args(argv)
+        for text in rest:
+            if not text.startswith("--config."):
+                raise UserError(f"unknown argument {text!r} (--help lists the flags)")
+        config = configuration(args.config, rest)
+        devices.configure(precision=config.device.precision)
+        state = published.read_checkpoint(args.checkpoint)
+        store, split = open_store(args.store), splits.load(args.split)
+        feed = Feed(store, devices.mesh(), "host")
+        b = bench(config, METHODS["avdiff"], feed, splits.stage(split, store, 2), 2)
+        info = ordered(b.info, args.classes) if args.classes else b.info
+        model = published.trained(
+            args.checkpoint, state, info, feed.seconds, b.lengths, args.gamma
+        )
+        model.save(args.out)
+        left = published.unused(state)
+        print(f"{args.out}: {len(state) - len(left)} arrays of {args.checkpoint} used, "
+              f"{len(left)} unused: {', '.join(left)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Numbers, tables and plots of a finished run or of one model, on test clips.
+
+    python launch/evaluate.py --model runs/own-5shot --out evaluation
+    python launch/evaluate.py --model runs/own-5shot --store data/other.h5 --out evaluation
+    python launch/evaluate.py --model bigger.npz --store data/mine.h5 --split mine-5shot.json \\
+        --out evaluation
+
+Without --store the store and split are the run's own, and scores, tables and plots are those that
+the run wrote. With a store alone all its clips are test clips, but those that the model was trained
+on; its classes must be known to the model.
+"""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import dataclasses
+
+from avdiff_jax import devices, results, trained
+from avdiff_jax.data import splits
+from avdiff_jax.data.sets import DRAWS
+from avdiff_jax.data.store import open_store
+from avdiff_jax.errors import Parser, UserError, one_sentence
+from avdiff_jax.train import evaluation, protocol
+
+
+def parser() -> Parser:
+    """The flags."""
+    p = Parser(__doc__)
+    p.add_argument("--model", required=True, help="workdir of a run, or a model file")
+    p.add_argument("--store", metavar="FILE.h5", help="default: the run's")
+    p.add_argument("--split", metavar="FILE.json", help="names the test clips")
+    p.add_argument("--draw", type=int, help="one draw of the few shots; default: all of a run, "
+                                            "the split's first for a model file")
+    p.add_argument("--gamma", type=float, help="default: chosen on Val")
+    p.add_argument("--out", required=True, metavar="DIR", help="a folder for the files")
+    return p
+
+
+def models(args) -> dict[int, trained.Trained]:
+    """The models to measure, by draw."""
+    path = pathlib.Path(args.model)
+    draws = [args.draw or 0]
+    if args.draw is None and path.is_dir():
+        draws = [d for d in range(DRAWS) if trained.model_file(path, d).exists()] or [0]
+    found = {draw: trained.load(path, draw) for draw in draws}
+    if args.gamma is not None:
+        found = {d: dataclasses.replace(m, gamma=args.gamma) for d, m in found.items()}
+    return found
+
+
+def data(args, config):
+    """The store and the split to measure on."""
+    if args.store:
+        return open_store(args.store), splits.load(args.split) if args.split else None
+    if args.split or not pathlib.Path(args.model).is_dir():
+        raise UserError("name the test clips with --store too: only a workdir has its own")
+    return protocol.data(config, pathlib.Path(args.model))
+
+
+def main(argv=None):
+    """Measures, writes and prints the table."""
+    with one_sentence():
+        args = parser().parse_args(argv)
+        found = models(args)
+        config = next(iter(found.values())).info.config
+        devices.configure(precision=config.device.precision)
+        store, split = data(args, config)
+        outcome = evaluation.evaluate(found, store, split, pathlib.Path(args.out))
+        print(f"{results.table(outcome)}\nwritten to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
