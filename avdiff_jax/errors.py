@@ -10,8 +10,12 @@ class UserError(ValueError):
     """A failure that the user caused and can mend.
 
     The message is one sentence that names the file or flag, the two values that
-    disagree and what to change.
+    disagree and what to change. Names in it may come from hostile files: what is not
+    printable, line ends too, is shown escaped.
     """
+
+    def __str__(self):
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import importlib.resources
 import json
+import math
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import jax
 
 import avdiff_jax
+from avdiff_jax.data.user_files import text_of
 from avdiff_jax.errors import UserError
+from avdiff_jax.fields import fields
 from avdiff_jax.files import plain, write_atomically
 
 SCHEMA = "avdiff_jax.results"
@@ -95,14 +98,16 @@ def read_results(path: str | Path) -> dict:
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise UserError(
             f"{path} does not exist: name the workdir of a run that has finished, "
             "or finish it with --resume"
-        ) from None
-    except (ValueError, OSError) as error:
+        )
+    try:
+        results = json.loads(text_of(path))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): name another file") from None
     fields = results if isinstance(results, dict) else {}
     schema, version = fields.get("schema"), fields.get("version")
@@ -114,7 +119,47 @@ def read_results(path: str | Path) -> dict:
     missing = {"mean", "mean_of_hm", "std", "draws"} - set(results.get("test") or {})
     if missing:
         raise UserError(f"{path} lacks {sorted(missing)} in its part 'test': run again")
+    if part := _odd_part(results):
+        raise UserError(f"{path} has a part {part!r} that no run writes: run again")
     return results
+
+
+def _odd_part(results: Mapping) -> str | None:
+    """The first part that `results_json` would not make so, as far as tables look at it."""
+
+    def numbers(part, needed=()):
+        return isinstance(part, dict) and set(needed) <= set(part) and all(
+            isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)
+            for n in part.values()
+        )
+
+    config, test = results.get("config"), results["test"]
+    kinds = {"dataset": str, "method": str, "shots": int, "seed": int}
+    if not isinstance(config, dict) or any(
+        not isinstance(config.get(name), kind) for name, kind in kinds.items()
+    ) or any(not isinstance(config.get(path[0], {}), dict) for path, _ in CHOICES.values()
+             if path[1:]) or any(
+        not isinstance(value, str | int | float | None) for _, value in fields(config)
+    ):
+        return "config"
+    draws = test["draws"]
+    if not isinstance(draws, list) or not draws or not numbers({"": test["mean_of_hm"]}) or any(
+        not numbers(part, NUMBERS) for part in (test["mean"], *draws)
+    ) or not numbers(test["std"], test["mean"]) or any(
+        set(test["mean"]) - set(draw) for draw in draws
+    ):
+        return "test"
+    if not numbers(results.get("timing")):
+        return "timing"
+    chosen, data = results.get("chosen", {}), results.get("data", {})
+    if not isinstance(chosen, dict) or any(
+        not isinstance(choice, dict) or not {"value", "on"} <= set(choice)
+        for choice in chosen.values()
+    ):
+        return "chosen"
+    if not isinstance(data, dict) or not isinstance(data.get("classes", 1), int):
+        return "data"
+    return None
 
 
 def paper() -> dict:

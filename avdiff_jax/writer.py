@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from avdiff_jax.data.user_files import opened
 from avdiff_jax.errors import UserError
 from avdiff_jax.files import plain, write_atomically
 from avdiff_jax.plots import save_png
@@ -286,16 +287,17 @@ def _read_lines(path: Path) -> list[dict]:
     """Every whole line; only the last may be damaged, by a process that died while writing it."""
     if not path.exists():
         return []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    with opened(path) as file:
+        texts = file.read().decode("utf-8", "replace").splitlines(keepends=True)
     lines = []
     for number, text in enumerate(texts, 1):
         try:
             if not text.endswith("\n"):
                 raise ValueError("cut short")
             line = json.loads(text)
-            line["at"], line["time"]
+            _check_line(line)
             lines.append(line)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             if number == len(texts):
                 break
             raise UserError(
@@ -303,3 +305,19 @@ def _read_lines(path: Path) -> list[dict]:
                 "or start in another --workdir"
             ) from None
     return lines
+
+
+def _check_line(line: dict) -> None:
+    """Raises an error of some kind where it is not one that `Writer` makes."""
+    numbers = {k: v for k, v in line.items() if k not in _RESERVED}
+    numbers |= {k: line[k] for k in ("at", "time")} | line.get("metrics", {})
+    numbers |= {k: line[k] for k in _PLACE if line.get(k) is not None}
+    words = [line[k] for k in ("image", "file", "text", "markdown") if k in line]
+    if any(isinstance(v, bool) or not -(2**53) < v < 2**53 for v in numbers.values()):
+        raise ValueError("no number")
+    if not all(isinstance(word, str) for word in words) or line["at"] < 0:
+        raise ValueError("no text")
+    if len(words) == 1 or ("hparams" in line) != ("metrics" in line):
+        raise KeyError("half of a pair")
+    if any(not isinstance(v, int | float | str) for v in line.get("hparams", {}).values()):
+        raise ValueError("no plain value")

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from typing import NamedTuple
@@ -31,10 +32,10 @@ def npy_header(file, path):
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
             np.lib.format.read_array_header_2_0)
         shape, fortran, dtype = read(file)
-        if any(size < 0 for size in shape) or dtype.itemsize == 0:
+        if any(type(size) is not int or size < 0 for size in shape) or dtype.itemsize == 0:
             raise ValueError(f"shape {shape}, type {dtype}")
     except (ValueError, TypeError, SyntaxError, EOFError, OSError, RecursionError, MemoryError,
-            zipfile.BadZipFile, zlib.error) as error:
+            tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error) or "truncated").splitlines()[0]
         raise UserError(f"{path} is no .npy array or is truncated ({reason}): copy or make it "
                         f"again") from None
@@ -117,6 +118,9 @@ class NpzFiles:
         with self._zip(path) as archive:
             info = archive.getinfo(key + ".npy")
             label = f"{path} [{key}]"
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError(f"{label} is packed by method {info.compress_type} where 0 or 8 is "
+                                f"read: save it with np.savez_compressed")
             try:
                 file = archive.open(info)
             except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:

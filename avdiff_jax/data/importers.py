@@ -16,6 +16,8 @@ from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.text_files import class_text
 from avdiff_jax.errors import UserError
 
+MAX_CLIPS = 10_000_000
+
 
 class Source(NamedTuple):
     """What a reader knows beside its clips."""
@@ -59,6 +61,9 @@ def read_npz(
     if labels.ndim != 1 or n == 0:
         raise UserError(f"{named} [{label_key}] has shape {labels.shape} where one label a clip is "
                         f"needed: change --label-key")
+    if n > MAX_CLIPS:  # a packed archive of zeros is small, its clips would not be
+        raise UserError(f"{named} [{label_key}] has {n} clips where at most {MAX_CLIPS} make "
+                        f"sense: change --label-key")
     ids = _column(files, id_key, n, "--id-key", named)
     if ids is None:
         ids = _numbered(n)

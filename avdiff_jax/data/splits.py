@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.data import user_files
 from avdiff_jax.data.audit import audit
 from avdiff_jax.data.drafts import draft
 from avdiff_jax.data.sets import DRAWN, HOLDS, KINDS, STAGE_1, Clips, count, examples, ordered
@@ -113,12 +114,12 @@ def load(path: str | Path) -> dict:
         refused by `audit`.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"split {path} is missing; make it with launch/data.py split")
     try:
-        split = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"split {path} is missing; make it with launch/data.py split") from None
-    except OSError as error:
-        raise UserError(f"split {path} cannot be read: {error.strerror}") from None
+        split = json.loads(user_files.text_of(path, "split"))
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); make it again") from None
     if wrong := _malformed(split):

@@ -98,6 +98,8 @@ def open_store(path) -> Store:
         )
     if os.path.isdir(path):
         raise UserError(f"store {path} is a folder, not an HDF5 file: name the file")
+    if not os.path.isfile(path):
+        raise UserError(f"store {path} is a pipe or a device: name a file on disk")
     probe.try_apart(_read, path, "store")
     return _read(path)
 

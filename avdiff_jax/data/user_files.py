@@ -14,23 +14,21 @@ MAX_TABLE_BYTES = 1 << 30  # labels, names, text vectors: anything larger is a m
 @contextlib.contextmanager
 def opened(path, what="file") -> Iterator[io.BufferedReader]:
     """Opens a user's file for reading bytes; `what` it is goes into the UserError."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        # a pipe would be waited for, a device can be without end
+        raise UserError(f"{what} {path} is a pipe or a device: name a file on disk")
     try:
-        file = open(path, "rb")  # noqa: SIM115
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
-        raise UserError(f"{what} {path} cannot be read ({os.strerror(error.errno)}): name an "
+        raise UserError(f"{what} {path} cannot be read ({error.strerror or error}): name an "
                         f"existing one") from None
-    with file:
-        yield file
 
 
 def text_of(path, what="file") -> str:
     """All of a UTF-8 file, of sensible size. Raises UserError."""
     with opened(path, what) as file:
-        try:
-            content = file.read(MAX_TABLE_BYTES + 1)
-        except OSError as error:
-            raise UserError(f"{what} {path} cannot be read ({os.strerror(error.errno)}): name "
-                            f"another one") from None
+        content = file.read(MAX_TABLE_BYTES + 1)
     if len(content) > MAX_TABLE_BYTES:
         raise UserError(f"{what} {path} is larger than {MAX_TABLE_BYTES} bytes, which makes no "
                         f"sense: name another one")

@@ -87,10 +87,16 @@ def _vectors(path, words: Iterable[str], progress) -> dict[str, np.ndarray]:
         for rank, form in enumerate(_forms(word)):
             ranks.setdefault(form, []).append((rank, word))
     best: dict[str, tuple[int, np.ndarray]] = {}
+    dim = None
     for number, head, values in _lines(path, progress):
         if head not in ranks:
             continue
         vector = _numbers(path, number, head, values)
+        dim = dim or len(vector)
+        if len(vector) != dim or not dim:  # other space than " " and tabs parts numbers too
+            raise UserError(f"word vectors {path}, line {number}, word {_said(head)}, has "
+                            f"{len(vector)} numbers where others have {dim or 'some'}: copy or "
+                            f"make the file again")
         for rank, word in ranks[head]:
             if word not in best or rank < best[word][0]:
                 best[word] = rank, vector

@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from avdiff_jax.checkpoint import Checkpoints
+from avdiff_jax.data.user_files import text_of
 from avdiff_jax.errors import UserError
 from avdiff_jax.files import plain, write_atomically
 from avdiff_jax.runs import differences
@@ -111,8 +112,10 @@ def read_record(workdir: pathlib.Path) -> dict | None:
 def _object(path: pathlib.Path, mend: str) -> dict:
     """A JSON object of a run. Raises UserError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        content = json.loads(text_of(path))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): {mend}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, no object: {mend}")
