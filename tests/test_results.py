@@ -25,6 +25,7 @@ CONFIG = {
     "dataset": "ucf",
     "shots": 5,
     "method": "avdiff",
+    "seed": 42,
     "generator": "diffusion",
     "model": {"attention": "hybrid", "modality": "both"},
     "diffusion": {"condition": "text"},
@@ -41,7 +42,7 @@ def outcome(**changes) -> dict:
         "chosen": {"gamma": {"value": 0.3, "on": "Val of stage 1"}},
         "config": CONFIG,
         "device": "cpu",
-        "timing": {"stage1": 1.5, "sizes": (1, 2)},
+        "timing": {"stage1": 1.5, "stage2": 2},
     }
     return results_json(**{**parts, **changes})
 
