@@ -17,6 +17,13 @@ def describe() -> str:
     return f"{len(devices)} x {devices[0].platform}: {devices[0].device_kind}"
 
 
+def flags() -> dict:
+    """Settings outside the configuration that change what is computed."""
+    names = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl")
+    settings = {name: getattr(jax.config, name) for name in names}
+    return {"XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), **settings}
+
+
 def mesh() -> Mesh:
     """All devices on one axis, "data", those of a process side by side."""
     return jax.make_mesh(

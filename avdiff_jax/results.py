@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 
 import avdiff_jax
+from avdiff_jax import devices
 from avdiff_jax.data.user_files import text_of
 from avdiff_jax.errors import UserError
 from avdiff_jax.fields import fields
@@ -72,6 +73,7 @@ def results_json(
         "device": device,
         "timing": timing,
         "versions": versions(),
+        "flags": devices.flags(),
         **more,
     }
 

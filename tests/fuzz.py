@@ -260,7 +260,7 @@ def _hdf5(rng, data):
         try:
             with h5py.File(place.name, "r+") as file:
                 _change_hdf5(rng, file)
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError):
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError):
             return rng.choice(BYTES)(rng, data)
         return pathlib.Path(place.name).read_bytes()
 
@@ -665,7 +665,7 @@ def run(name: str, seed: int, first: int, cases: int, keep: pathlib.Path | None 
                 try:
                     material = change(rng, material)
                 except (ValueError, KeyError, zipfile.BadZipFile, OSError, AttributeError,
-                        RuntimeError, RecursionError, NotImplementedError, EOFError):
+                        RuntimeError, RecursionError, NotImplementedError, EOFError, MemoryError):
                     material = rng.choice(BYTES)(rng, material)  # too odd already
                 how = change.__name__
                 path.write_bytes(material)
