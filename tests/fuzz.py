@@ -12,6 +12,7 @@ Prints one JSON object: how often each outcome came, and the finds. Dies of what
 """
 
 import collections
+import faulthandler
 import io
 import json
 import os
@@ -672,6 +673,8 @@ def run(name: str, seed: int, first: int, cases: int, keep: pathlib.Path | None 
             done.clear()
             reached.clear()
             signal.alarm(SECONDS)
+            # A library that never comes back sees no signal: this ends the process.
+            faulthandler.dump_traceback_later(3 * SECONDS, exit=True)
             sys.settrace(trace)
             try:
                 target.read(folder)
@@ -691,6 +694,7 @@ def run(name: str, seed: int, first: int, cases: int, keep: pathlib.Path | None 
             finally:
                 sys.settrace(None)
                 signal.alarm(0)
+                faulthandler.cancel_dump_traceback_later()
             if done:
                 outcome = f"did {done[0]}"
             if outcome in ("read", "refused"):
