@@ -53,7 +53,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 file.truncate(0)
-                if os.listdir(workdir) == [path.name]:
+                if not (workdir / "config.json").exists():  # no run was begun
                     path.unlink()
                 for folder in missing:
                     folder.rmdir()

@@ -52,8 +52,15 @@ def test_a_lock_ends_with_its_process(tmp_path, monkeypatch):
         process.kill()
     assert (tmp_path / ".lock").read_text()  # it had no time to tidy up
     with held(tmp_path):
-        pass
+        (tmp_path / "config.json").touch()
     assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_folder_without_a_run_keeps_no_lock(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with held(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_dead_holder_on_another_machine_is_watched_and_then_replaced(tmp_path, quick, capsys):

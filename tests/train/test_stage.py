@@ -207,9 +207,9 @@ def test_gamma_is_used_as_given(vars, monkeypatch):
     made = np.where(b.info.is_base, 0.6, 0.1) + 0 * members.labels[:, None]
     made[np.arange(len(made)), members.labels] += 0.2
     monkeypatch.setattr(evaluation, "scored", lambda *_: made)
-    point = measure(b, vars, 0, 0.0)["point"]
+    point = measure(b, vars, members, 0.0)["point"]
     assert (point.B, point.N, point.HM, point.FSL, point.gamma) == (100, 0, 0, 100, 0)
-    point = measure(b, vars, 0, 0.4)["point"]
+    point = measure(b, vars, members, 0.4)["point"]
     assert (point.B, point.N, point.HM) == (100, 100, 100)
 
 

@@ -194,7 +194,7 @@ def test_predict_from_every_source(run, finished, sources, tmp_path):
         out_words = ["--top", 3, "--out", f"{name}.csv"]
         code, out, err = run("predict", "--model", workdir, *words, *out_words)
         assert code == 0, err
-        assert "168 clips in" in out and "clips per second on 2 x cpu" in out
+        assert "168 clips in" in out and "clips per second on 8 x cpu" in out
     head, *rows = read(tmp_path / "store.csv")
     assert head == ["clip_id", "kind", "class1", "probability1", "class2", "probability2",
                     "class3", "probability3"]
