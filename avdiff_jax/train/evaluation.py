@@ -4,6 +4,7 @@ models themselves."""
 import dataclasses
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax import devices, metrics, plots, results, trained
-from avdiff_jax.data import splits, stream
+from avdiff_jax.data import splits
 from avdiff_jax.data.batches import ROLES, Feed
 from avdiff_jax.data.drafts import draft
 from avdiff_jax.data.splits import Members
@@ -20,7 +21,13 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.files import plain, write_atomically, write_csv
 from avdiff_jax.hosts import fetch
 from avdiff_jax.methods.method import Vars
-from avdiff_jax.train.stage import Bench, joined, measured_buckets, scored, training_clips
+from avdiff_jax.train.stage import (
+    Bench,
+    joined,
+    measured_buckets,
+    scored,
+    training_features,
+)
 from avdiff_jax.train.step import scoring_step
 from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.writer import Writer
@@ -32,22 +39,6 @@ def measure(b: Bench, vars: Vars, members: Members, gamma: float) -> dict:
     point = metrics.evaluate(scores, members.labels, b.info.is_base, gamma)
     area = metrics.ausuc(scores, members.labels, b.info.is_base)
     return {"point": point, "AUSUC": area, "scores": scores, "members": members}
-
-
-def embedded(b: Bench, vars: Vars, members: Members) -> tuple[np.ndarray, np.ndarray]:
-    """Real features [n, d] of training clips in the space of `Method.generate`, and labels."""
-
-    @jax.jit
-    def embed(vars, batch):
-        shared, _ = b.method.features(b.info, vars, batch, jax.random.key(0), False)
-        return b.method.embed(b.info, vars, shared)
-
-    rows, labels = [], []
-    for batch in training_clips(b, (members,))():
-        found, weight, label = fetch((embed(vars, batch), batch.weight, batch.label))
-        rows.append(found[weight > 0])
-        labels.append(label[weight > 0])
-    return np.concatenate(rows), np.concatenate(labels)
 
 
 class Quality(NamedTuple):
@@ -70,7 +61,10 @@ def generator_quality(b: Bench, outcome: Outcome, draw: int) -> Quality:
     key = jax.random.fold_in(jax.random.key(config.seed), draw)
     generate = jax.jit(lambda vars, key, labels: b.method.generate(b.info, vars, key, labels))
     fake = fetch(generate(vars, key, labels))
-    real, real_labels = embedded(b, vars, b.stage.novel[draw])
+    members = b.stage.novel[draw]
+    features = training_features(b, vars, members)
+    real = fetch(jax.jit(partial(b.method.embed, b.info))(vars, features))
+    real_labels = members.labels
     means = np.stack([real[real_labels == c].mean(0) for c in novel])
     distance = ((fake[:, None] - means[None]) ** 2).sum(-1)
     last = outcome.record["last"] or {}
@@ -98,9 +92,9 @@ def model_of(b: Bench, outcome: Outcome, draw: int, found: dict) -> trained.Trai
     )
     if not b.method.grow:
         return model
-    store, members = b.feed.store, joined(b.stage.base, b.stage.novel[draw])
-    features = model.features(stream.of_store(store, members.clips))
-    examples = trained.Examples(features, members.labels, store.clip_ids[members.clips])
+    members = joined(b.stage.base, b.stage.novel[draw])
+    features = fetch(training_features(b, outcome.state.vars, members))
+    examples = trained.Examples(features, members.labels, b.feed.store.clip_ids[members.clips])
     return dataclasses.replace(model, examples=examples)
 
 

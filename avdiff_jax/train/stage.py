@@ -153,13 +153,21 @@ def joined(*members: Members) -> Members:
     return Members(*(np.concatenate(parts) for parts in zip(*members, strict=True)))
 
 
-def training_clips(b: Bench, members: tuple[Members, ...]) -> Callable[[], Iterator]:
-    """A function that iterates over all clips of `members` as evaluation batches, cut as in
-    training but centred."""
-    together = joined(*members)
-    buckets = evaluation_buckets(
-        b.feed.store, together, Limits(*b.lengths), b.info.config.eval.batch
+def training_buckets(b: Bench, members: Members) -> list[Bucket]:
+    """Evaluation batches of training clips, cut as in training but centred."""
+    return evaluation_buckets(
+        b.feed.store, members, Limits(*b.lengths), b.info.config.eval.batch
     )
+
+
+def training_features(b: Bench, vars: Vars, members: Members):
+    """What `Method.features` makes of training clips in evaluation mode, [n, ...]."""
+    return fused(b.fuse, b.feed, vars, training_buckets(b, members), len(members.labels))
+
+
+def training_clips(b: Bench, members: tuple[Members, ...]) -> Callable[[], Iterator]:
+    """A function that iterates over all clips of `members` in their `training_buckets`."""
+    buckets = training_buckets(b, joined(*members))
     batch = jax.jit(b.feed.batch, static_argnames="lengths")
 
     def clips():
