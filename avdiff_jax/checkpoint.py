@@ -4,6 +4,7 @@ import logging
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
 import jax
@@ -30,12 +31,21 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=False, create=True
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._unraisable = sys.unraisablehook
 
     def __enter__(self):
+        sys.unraisablehook = self._unless_closed
         return self
 
     def __exit__(self, *_):
         self._manager.close()
+        sys.unraisablehook = self._unraisable
+
+    def _unless_closed(self, found):
+        """A save ends with the first array that cannot be written; the others report to an event
+        loop that is closed by then, each with a traceback that tells nothing new."""
+        if str(found.exc_value) != "Event loop is closed":
+            self._unraisable(found)
 
     def save(self, number: int, state: Any, metadata: dict) -> None:
         """Writes checkpoint `number`; one that exists already is replaced.
