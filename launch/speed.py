@@ -5,10 +5,13 @@ Features are random, of the benchmark's sizes, so no file is needed.
     --json=OUT.json      also write the numbers
     --compare=OLD.json   print ratios to an earlier run (above 1: faster now)
     --grow               how cost grows with T, L, tokens, batch and devices
+    --trace=DIR          also record each phase with jax.profiler, for TensorBoard or Perfetto
     --config.x.y=v       changes field x.y of the configuration; see configs/common.py
 
 Efficiency = (matrix-product FLOPs that the mathematics needs, see avdiff_jax/flops.py) / seconds
-/ (this machine's measured float32 matrix-product rate). The loader's line is the streamed mode's
+/ (this machine's float32 matrix-product rate, measured before and after each phase, since other
+work on the machine takes from both). Start s is the first call: tracing, compilation, one
+dispatch. The loader's line is the streamed mode's
 reading; its share is its part of a substage-1 step if nothing hid it.
 """
 
@@ -22,6 +25,7 @@ import sys
 import tempfile
 import time
 
+BEGUN = time.perf_counter()
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -45,8 +49,10 @@ from avdiff_jax.train.substage import Phase
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
 _JSON = flags.DEFINE_string("json", None, "where the numbers are written")
 _COMPARE = flags.DEFINE_string("compare", None, "numbers of an earlier run")
+_TRACE = flags.DEFINE_string("trace", None, "folder for traces of jax.profiler")
 _GROW = flags.DEFINE_bool("grow", False, "also measure how cost grows")
 
+IMPORT_SECONDS = time.perf_counter() - BEGUN
 AUDIO_SECONDS, VIDEO_SECONDS = 0.96, 0.64
 TRAINING = {"ucf": Lengths(11, 17), "vggsound": Lengths(10, 16), "activitynet": Lengths(37, 60)}
 TEST = {**TRAINING, "activitynet": Lengths(184, 300)}
@@ -69,22 +75,27 @@ class Compilations:
             self.count, self.seconds = self.count + 1, self.seconds + seconds
 
 
-def seconds_of(run) -> float:
-    """Median seconds of `run()` after a first call, which compiles."""
+def timed(run) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
     jax.block_until_ready(run())
-    found = []
-    for _ in range(SAMPLES):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        found.append(time.perf_counter() - start)
-    return float(np.median(found))
+    return time.perf_counter() - start
+
+
+def seconds_of(run, steps: int = 1) -> dict:
+    """Seconds of a first call, which compiles, and the median of later ones, for each of the
+    `steps` that a call makes."""
+    first = timed(run)
+    found = float(np.median([timed(run) for _ in range(SAMPLES)]))
+    return {"first_call_seconds": first, "seconds_per_step": found / steps}
 
 
 def matmul_rate(size: int = 2048) -> float:
     """GFLOP/s of large float32 products on all devices' part that one program uses."""
     a = jnp.ones((size, size))
     product = jax.jit(jnp.matmul)
-    return 2 * size**3 / min(seconds_of(lambda: product(a, a)) for _ in range(3)) / 1e9
+    timed(lambda: product(a, a))
+    return 2 * size**3 / min(timed(lambda: product(a, a)) for _ in range(8)) / 1e9
 
 
 def peak_memory() -> dict:
@@ -177,7 +188,7 @@ def training(b, vars, phase: str, sizes) -> dict:
         return metrics
 
     return {
-        "seconds_per_step": seconds_of(dispatch) / STEPS,
+        **seconds_of(dispatch, STEPS),
         "needed_gflop": needed(config, phase, windows, sizes),
         "executed_gflop": done / STEPS,
         "clips": config.train.batch * len(members),
@@ -202,7 +213,7 @@ def evaluation(config, vars, mesh, sizes, fixed, ragged) -> dict:
         plan = training_plan(store, every, fixed, config.eval.batch, 1, [0])
         inputs = b.feed.inputs(jax.tree.map(lambda x: x[0], plan), fixed)
         return {
-            "seconds_per_step": seconds_of(lambda: b.score(vars, b.feed.data, inputs, fixed)),
+            **seconds_of(lambda: b.steps.score(vars, b.feed.data, inputs, fixed)),
             "needed_gflop": needed(config, "evaluation", [plan], sizes),
             "clips": config.eval.batch,
         }
@@ -214,10 +225,9 @@ def sampler(b, vars, sizes) -> dict | None:
         return None
     config = b.info.config
     labels = jnp.arange(config.train.batch) % sizes.classes
-    generate = jax.jit(lambda vars, key: b.method.generate(b.info, vars, key, labels))
     plan = training_plan(b.feed.store, b.stage.base, b.lengths, config.train.batch, 1, [0])
     return {
-        "seconds_per_step": seconds_of(lambda: generate(vars, jax.random.key(0))),
+        **seconds_of(lambda: b.steps.generate(vars, jax.random.key(0), labels)),
         "needed_gflop": needed(config, "sampler", [plan], sizes),
         "clips": config.train.batch,
     }
@@ -233,34 +243,36 @@ def loader(b) -> dict:
         )
         return fill(b.feed.store, plan, b.lengths)
 
-    return {"seconds_per_step": seconds_of(read) / STEPS, "clips": config.train.batch}
+    return {**seconds_of(read, STEPS), "clips": config.train.batch}
 
 
 def completed(phase: dict | None, rate: float) -> dict | None:
-    """A phase with efficiency, steps and clips per second."""
+    """A phase with efficiency at a rate in GFLOP/s, steps and clips per second."""
     if phase is None:
         return None
     seconds, work = phase["seconds_per_step"], phase.get("needed_gflop")
     return {
-        "needed_gflop": None, **phase,
+        "needed_gflop": None, **phase, "matmul_gflops": rate,
         "efficiency": work and work / seconds / rate,
         "steps_per_second": 1 / seconds,
         "clips_per_second": phase["clips"] / seconds,
     }
 
 
-def measured(config, sizes=flops.BENCHMARK, ragged: bool = False, mesh=None, only=None) -> dict:
+def measured(
+    config, sizes=flops.BENCHMARK, ragged: bool = False, mesh=None, only=None, trace=None
+) -> dict:
     """Every phase on fixed or ragged clips.
 
     Args:
       only: names of the phases; all unless given.
+      trace: a folder for traces of them.
     """
     mesh = mesh or devices.mesh()
     name = config.dataset
     fixed = TRAINING.get(name, TRAINING["vggsound"])
-    rate = matmul_rate()
     heard = Compilations()
-    phases = {}
+    phases, rates = {}, [matmul_rate()]
     with random_store(lengths_of(4 * config.train.batch, fixed, ragged), sizes) as store:
         b = made_ready(config, store, mesh, sizes)
         cached = made_ready(changed(config, train__frozen_mode="eval"), store, mesh, sizes)
@@ -279,7 +291,10 @@ def measured(config, sizes=flops.BENCHMARK, ragged: bool = False, mesh=None, onl
             if only and phase not in only:
                 continue
             count, spent = heard.count, heard.seconds
-            found = completed(job(), rate)
+            with jax.profiler.trace(f"{trace}/{phase}") if trace else contextlib.nullcontext():
+                found = job()
+            rates.append(matmul_rate())
+            found = completed(found, (rates[-2] + rates[-1]) / 2)
             if found:
                 found |= {
                     "compilations": heard.count - count,
@@ -291,7 +306,8 @@ def measured(config, sizes=flops.BENCHMARK, ragged: bool = False, mesh=None, onl
         phases["loader"]["share"] = read / (read + step)
     return {
         "device": devices.describe(), "config": config.dataset, "ragged": ragged,
-        "matmul_gflops": rate, "compilations": heard.count, "compile_seconds": heard.seconds,
+        "matmul_gflops": float(np.median(rates)), "import_seconds": IMPORT_SECONDS,
+        "compilations": heard.count, "compile_seconds": heard.seconds,
         **peak_memory(), "phases": phases,
     }
 
@@ -326,7 +342,7 @@ def grown(config, sizes=flops.BENCHMARK) -> dict:
 
 def table(report: dict, old: dict | None = None) -> str:
     """The phases as lines of text; with ratios to `old`."""
-    head = ["phase", "ms/step", "steps/s", "clips/s", "needed GFLOP", "efficiency", "compile s"]
+    head = ["phase", "ms/step", "steps/s", "clips/s", "needed GFLOP", "efficiency", "start s"]
     rows = [head + ["times faster"] * bool(old)]
     for name, phase in report["phases"].items():
         if phase is None:
@@ -335,7 +351,7 @@ def table(report: dict, old: dict | None = None) -> str:
         row = [
             name, f"{phase['seconds_per_step'] * 1e3:.1f}", f"{phase['steps_per_second']:.2f}",
             f"{phase['clips_per_second']:.0f}", f"{work:.1f}" if work else "-",
-            f"{efficiency:.0%}" if efficiency else "-", f"{phase['compile_seconds']:.1f}",
+            f"{efficiency:.0%}" if efficiency else "-", f"{phase['first_call_seconds']:.1f}",
         ]
         if old:
             before = old["phases"].get(name)
@@ -353,14 +369,14 @@ def main(_):
     check_values(config)
     devices.configure(config.device.deterministic, config.device.precision)
     old = json.loads(pathlib.Path(_COMPARE.value).read_text()) if _COMPARE.value else None
-    report = measured(config)
+    report = measured(config, trace=_TRACE.value)
     if config.dataset == "ucf":
         report["ragged_case"] = measured(config, ragged=True)
     if _GROW.value:
         report["grow"] = grown(config)
     print(f"{report['device']}, {os.cpu_count()} CPU cores; float32 products at "
           f"{report['matmul_gflops']:.0f} GFLOP/s; {report['compilations']} compilations; "
-          f"peak {report['peak_memory_mb']:.0f} MB")
+          f"imports {report['import_seconds']:.1f} s; peak {report['peak_memory_mb']:.0f} MB")
     print(table(report, old))
     if "ragged_case" in report:
         earlier = (old or {}).get("ragged_case")

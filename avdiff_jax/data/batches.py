@@ -158,28 +158,45 @@ class Bucket(NamedTuple):
     rows: np.ndarray
 
 
+def cut_lengths(store: Store, limits: Limits) -> np.ndarray:
+    """Tokens [n, 2] of audio and video that the limits leave of each clip of a store."""
+    lengths = np.stack([store.audio.lengths, store.video.lengths], -1)
+    return np.minimum(lengths, limits.lengths(store, slice(None)))
+
+
+def bucket_shapes(lengths: np.ndarray, most: int = 3) -> list[Lengths]:
+    """At most `most` shapes, each within the next, for clips of `lengths` [n, 2]: sorted and cut
+    into runs of equal size, the longest of each run and of those before it."""
+    parts = np.array_split(lengths[np.lexsort(lengths.T)], min(most, len(lengths)))
+    nested = np.maximum.accumulate([part.max(0) for part in parts]).clip(1)
+    return [Lengths(*map(int, shape)) for shape in dict.fromkeys(map(tuple, nested))]
+
+
 def evaluation_buckets(
     store: Store, members: Members, limits: Limits, batch: int, most: int = 3, position=None
 ) -> list[Bucket]:
     """Every clip once, in at most `most` length buckets; windows are centred, or where
     `position` [n] in [0, 1) puts them.
 
-    Clips are sorted by length and cut into runs of equal size; a bucket's shape is that of
-    its longest clip. Rows that fill up the last batch of a bucket repeat a clip at weight 0.
+    The shapes are those of the whole store, so that all its parts share compiled programs. What
+    fills no batch of its shape moves on to the next larger one; rows that fill up the last batch
+    of all repeat a clip at weight 0.
     """
-    whole = limits.lengths(store, members.clips)
-    n_video = np.minimum(store.video.lengths[members.clips], whole.video)
-    n_audio = np.minimum(store.audio.lengths[members.clips], whole.audio)
-    order = np.lexsort((n_audio, n_video))
-    buckets = {}
-    for part in np.array_split(order, min(most, -(-len(order) // batch))):
-        lengths = Lengths(max(1, int(n_audio[part].max())), max(1, int(n_video[part].max())))
-        buckets.setdefault(lengths, []).append(part)
-    out = []
-    for lengths, parts in buckets.items():
-        part = np.concatenate(parts)
-        rows = np.full(-(-len(part) // batch) * batch, -1)
-        rows[: len(part)] = part
+    lengths_of = cut_lengths(store, limits)
+    shapes = bucket_shapes(lengths_of, most)
+    lengths_of = lengths_of[members.clips]
+    order = np.lexsort(lengths_of.T)
+    # The shapes are nested: those that are too small for a clip come first.
+    first = (lengths_of[order, None] > np.array(shapes)).any(-1).sum(-1)
+    out, waiting = [], order[:0]
+    for i, lengths in enumerate(shapes):
+        part = np.concatenate([waiting, order[first == i]])
+        full = len(part) if i == len(shapes) - 1 else len(part) // batch * batch
+        part, waiting = part[:full], part[full:]
+        if not full:
+            continue
+        rows = np.full(-(-full // batch) * batch, -1)
+        rows[:full] = part
         rows = rows.reshape(-1, batch)
         used = np.maximum(rows, 0)
         place = None if position is None else position[used]

@@ -4,7 +4,6 @@ models themselves."""
 import dataclasses
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ from avdiff_jax.train.stage import (
     scored,
     training_features,
 )
-from avdiff_jax.train.step import scoring_step
+from avdiff_jax.train.step import compiled
 from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.writer import Writer
 
@@ -59,11 +58,9 @@ def generator_quality(b: Bench, outcome: Outcome, draw: int) -> Quality:
     novel = np.flatnonzero(~b.info.is_base)
     labels = np.repeat(novel, config.eval.generated)
     key = jax.random.fold_in(jax.random.key(config.seed), draw)
-    generate = jax.jit(lambda vars, key, labels: b.method.generate(b.info, vars, key, labels))
-    fake = fetch(generate(vars, key, labels))
+    fake = fetch(b.steps.generate(vars, key, labels))
     members = b.stage.novel[draw]
-    features = training_features(b, vars, members)
-    real = fetch(jax.jit(partial(b.method.embed, b.info))(vars, features))
+    real = fetch(b.steps.embed(vars, training_features(b, vars, members)))
     real_labels = members.labels
     means = np.stack([real[real_labels == c].mean(0) for c in novel])
     distance = ((fake[:, None] - means[None]) ** 2).sum(-1)
@@ -122,9 +119,9 @@ def evaluate(models: Mapping[int, trained.Trained], store: Store, split: dict | 
         feed = Feed(store, devices.mesh(), model.info.config.data.residence)
         devices.check_divides(model.info.config.eval.batch, feed.mesh, "eval.batch")
         b = Bench(
-            number=2, method=model.method, info=model.info, feed=feed, lengths=model.lengths,
-            score=scoring_step(model.method, model.info, feed),
-            stage=None, train=None, fuse=None, judge=None,  # nothing is trained here
+            number=2, stage=None,  # nothing is trained here
+            method=model.method, info=model.info, feed=feed, lengths=model.lengths,
+            steps=compiled(model.method, model.info, feed, model.lengths),
         )
         vars = jax.device_put(model.vars, devices.replicated(feed.mesh))
         measured = measure(b, vars, tested[draw], model.gamma)

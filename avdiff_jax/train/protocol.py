@@ -82,7 +82,7 @@ def data(config, workdir: pathlib.Path) -> tuple[Store, dict]:
     return store, split
 
 
-def parameter_table(b: Bench, vars) -> str:
+def parameter_table(vars) -> str:
     """Parameters by group and in all."""
     sizes = {
         group: sum(x.size for x in jax.tree.leaves(tree)) for group, tree in vars.params.items()
@@ -142,8 +142,12 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
             if what == "stage1":
                 return None
             two = bench(config, chosen_method, feed, stages[2], 2)
-            print(parameter_table(two, initial_vars(two)))
-            outcomes = _trained(two, last) if what == "evaluate" else stage2(two, services, found)
+            vars = initial_vars(two)
+            print(parameter_table(vars))
+            if what == "evaluate":
+                outcomes = _trained(two, vars, last)
+            else:
+                outcomes = stage2(two, vars, services, found)
             return report(two, services, folder, found, outcomes, started)
 
 
@@ -157,10 +161,10 @@ def _stage(config, split, store, number):
     return stage
 
 
-def _trained(b: Bench, last):
-    """(draw, outcome) of a finished run, from its checkpoints."""
+def _trained(b: Bench, vars, last):
+    """(draw, outcome) of a finished run, from its checkpoints; `vars` have their structure."""
     for phase in draw_phases(b):
-        like = first_state(b, phase, initial_vars(b), None)
+        like = first_state(b, phase, vars, None)
         with last(phase) as manager:
             number = manager.latest()
             record = manager.metadata(number) if number is not None else {"finished": False}

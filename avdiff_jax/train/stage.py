@@ -1,7 +1,6 @@
 """A stage of the protocol: stage 1 finds epochs, rate cuts and calibration on Val; stage 2
 retrains by that record and is measured on test."""
 
-import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -24,23 +23,17 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.train.cached import Cache, fused
 from avdiff_jax.train.step import (
+    Steps,
     TrainState,
     carried_optimisers,
+    compiled,
     fresh_optimisers,
-    fusing_step,
-    judging_step,
-    scoring_step,
-    training_steps,
 )
 from avdiff_jax.train.substage import Outcome, Phase, Services, Setting, run_substage
 
 
 class Bench(NamedTuple):
-    """A stage made ready: who is trained and measured, and its compiled functions.
-
-    train: the steps of (substage, whether on cached features, draws side by side or 0).
-    score, fuse, judge: see `train.step`.
-    """
+    """A stage made ready: who is trained and measured, and its compiled functions."""
 
     number: int
     stage: Stage
@@ -48,10 +41,7 @@ class Bench(NamedTuple):
     info: Info
     feed: Feed
     lengths: Lengths
-    train: Callable[[int, bool, int], Callable]
-    score: Callable
-    fuse: Callable
-    judge: Callable
+    steps: Steps
 
 
 def audio_scaling(config, store, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,13 +78,8 @@ def bench(config, method: Method, feed: Feed, stage: Stage, number: int) -> Benc
     limits = Limits(config.data.train_max_audio, config.data.train_max_video)
     clips = np.concatenate([stage.base.clips, *(m.clips for m in stage.novel)])
     lengths = limits.lengths(store, clips)
-    # Cached, so that the three draws of substage 2 share one compiled program.
-    @functools.cache
-    def train(substage, cached=False, draws=0):
-        return training_steps(method, info, substage, feed, lengths, cached, draws)
-
-    steps = (make(method, info, feed) for make in (scoring_step, fusing_step, judging_step))
-    return Bench(number, stage, method, info, feed, lengths, train, *steps)
+    steps = compiled(method, info, feed, lengths)
+    return Bench(number, stage, method, info, feed, lengths, steps)
 
 
 def initial_vars(b: Bench) -> Vars:
@@ -108,7 +93,10 @@ def initial_vars(b: Bench) -> Vars:
         return b.method.init(key, b.info, b.feed.batch(data, inputs, b.lengths))
 
     whole = devices.replicated(b.feed.mesh)
-    return jax.jit(init, out_shardings=whole)(key, b.feed.data, inputs)
+    # It runs once, and is all random numbers, which take long to compile well.
+    quickly = {"xla_backend_optimization_level": 0}
+    made = jax.jit(init, out_shardings=whole, compiler_options=quickly)
+    return made(key, b.feed.data, inputs)
 
 
 def measured_buckets(b: Bench, members: Members, test: bool) -> list[Bucket]:
@@ -126,7 +114,7 @@ def scored(b: Bench, vars: Vars, members: Members, buckets: list[Bucket]) -> np.
     """Scores [n, C] of `members` in their order; each clip once."""
     out = np.zeros((len(members.labels), len(b.info.classes)), np.float32)
     waiting = [
-        (rows, b.score(vars, b.feed.data, inputs, lengths))
+        (rows, b.steps.score(vars, b.feed.data, inputs, lengths))
         for rows, inputs, lengths in b.feed.measured(buckets)
     ]
     for rows, scores in jax.device_get(waiting):
@@ -162,17 +150,16 @@ def training_buckets(b: Bench, members: Members) -> list[Bucket]:
 
 def training_features(b: Bench, vars: Vars, members: Members):
     """What `Method.features` makes of training clips in evaluation mode, [n, ...]."""
-    return fused(b.fuse, b.feed, vars, training_buckets(b, members), len(members.labels))
+    return fused(b.steps.fuse, b.feed, vars, training_buckets(b, members), len(members.labels))
 
 
 def training_clips(b: Bench, members: tuple[Members, ...]) -> Callable[[], Iterator]:
     """A function that iterates over all clips of `members` in their `training_buckets`."""
     buckets = training_buckets(b, joined(*members))
-    batch = jax.jit(b.feed.batch, static_argnames="lengths")
 
     def clips():
         for _, inputs, lengths in b.feed.measured(buckets):
-            yield batch(b.feed.data, inputs, lengths)
+            yield b.steps.batch(b.feed.data, inputs, lengths)
 
     return clips
 
@@ -220,9 +207,9 @@ def ready(b: Bench, phase: Phase, vars: Vars, before: TrainState | None):
     if cached:
         every = joined(*(m for of_draw in members for m in of_draw))
         feed = Cache(
-            b.fuse, feed, vars, every, b.lengths, config.eval.batch, config.train.crops
+            b.steps.fuse, feed, vars, every, b.lengths, config.eval.batch, config.train.crops
         )
-    train = b.train(phase.substage, cached, len(members) if phase.draw is None else 0)
+    train = b.steps.train(phase.substage, cached, len(members) if phase.draw is None else 0)
     setting = Setting(phase, b.method, b.info, feed, members, b.lengths, train)
     return setting, first_state(b, phase, vars, before)
 
@@ -259,11 +246,11 @@ def stage1(b: Bench, services: Services) -> dict:
     setting, state = ready(b, Phase(1, 1), initial_vars(b), None)
     first = run_substage(setting, state, train.epochs1, services, 0, base_accuracy)
     if caches(b, 2):
-        features = fused(b.fuse, b.feed, first.best, both_buckets, len(both.labels))
+        features = fused(b.steps.fuse, b.feed, first.best, both_buckets, len(both.labels))
 
     def harmonic(vars):
         if caches(b, 2):
-            scores = finite(b, np.asarray(b.judge(vars, features)))
+            scores = finite(b, np.asarray(b.steps.judge(vars, features)))
         else:
             scores = scored(b, vars, both, both_buckets)
         point = calibrated_point(b, scores, both.labels)
@@ -298,11 +285,13 @@ def _replayed(outcome: Outcome) -> dict:
     }
 
 
-def stage2(b: Bench, services: Services, found: dict) -> Iterator[tuple[int, Outcome]]:
-    """Retrains by the record of stage 1 and yields (draw, outcome) for each draw, all continued
-    from the same base model; side by side where they share cached features."""
+def stage2(
+    b: Bench, vars: Vars, services: Services, found: dict
+) -> Iterator[tuple[int, Outcome]]:
+    """Retrains `vars` by the record of stage 1 and yields (draw, outcome) for each draw, all
+    continued from the same base model; side by side where they share cached features."""
     one, two = found["substage1"], found["substage2"]
-    setting, state = ready(b, Phase(2, 1), initial_vars(b), None)
+    setting, state = ready(b, Phase(2, 1), vars, None)
     base = run_substage(
         setting, state, one["epochs"], services, found["at"], replay=tuple(one["cuts"])
     )

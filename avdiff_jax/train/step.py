@@ -1,8 +1,9 @@
-"""One optimiser update, many updates as one compiled scan, and the scoring step."""
+"""One optimiser update, many updates as one compiled scan, and what measures."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -199,13 +200,40 @@ def judging_step(method: Method, info: Info, feed: Feed) -> Callable:
     return jax.jit(partial(method.scores, info), out_shardings=whole)
 
 
-def scoring_step(method: Method, info: Info, feed: Feed) -> Callable:
-    """Compiles `score(vars, data, inputs, lengths) -> [B, C]`, in evaluation mode."""
-    whole = devices.replicated(feed.mesh)
-    fuse = fusing_step(method, info, feed)
+class Steps(NamedTuple):
+    """The compiled functions of a stage; one that is never called is never compiled.
 
-    @partial(jax.jit, static_argnames="lengths", out_shardings=whole)
-    def score(vars, data, inputs, lengths):
-        return method.scores(info, vars, fuse(vars, data, inputs, lengths))
+    train: those of `training_steps`, by (substage, whether on cached features, draws side by
+      side or 0), so that the three draws share one program.
+    batch: (data, inputs, lengths) -> Batch.
+    fuse, judge: see `fusing_step`, `judging_step`.
+    embed, generate: those of the method, without `info`.
+    """
 
-    return score
+    train: Callable[[int, bool, int], Callable]
+    batch: Callable
+    fuse: Callable
+    judge: Callable
+    embed: Callable
+    generate: Callable
+
+    def score(self, vars: Vars, data, inputs, lengths: Lengths) -> jax.Array:
+        """Scores [B, C] of a batch, in evaluation mode."""
+        return self.judge(vars, self.fuse(vars, data, inputs, lengths))
+
+
+def compiled(method: Method, info: Info, feed: Feed, lengths: Lengths) -> Steps:
+    """The functions of a stage whose training batches are of shape `lengths`."""
+
+    @functools.cache
+    def train(substage, cached=False, draws=0):
+        return training_steps(method, info, substage, feed, lengths, cached, draws)
+
+    return Steps(
+        train,
+        jax.jit(feed.batch, static_argnames="lengths"),
+        fusing_step(method, info, feed),
+        judging_step(method, info, feed),
+        # Methods without a generator have neither.
+        *(jax.jit(partial(f, info)) if f else None for f in (method.embed, method.generate)),
+    )

@@ -1,5 +1,6 @@
 """From clip indices to batches: balance, trims, the two ways of filling, buckets."""
 
+import itertools
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +12,8 @@ from avdiff_jax.data.batches import (
     Feed,
     Lengths,
     Limits,
+    bucket_shapes,
+    cut_lengths,
     evaluation_buckets,
     fill,
     framed,
@@ -162,6 +165,7 @@ def test_buckets_hold_every_clip_once(store, members, batch, most):
     assert len(buckets) <= most
     seen = np.concatenate([b.rows[b.rows >= 0] for b in buckets])
     assert sorted(seen) == list(range(40))
+    assert sum(len(b.rows) for b in buckets) == -(-40 // batch)  # no batch more than needed
     for bucket in buckets:
         assert bucket.rows.shape == bucket.plan.label.shape and bucket.rows.shape[1] == batch
         np.testing.assert_array_equal(bucket.plan.weight, bucket.rows >= 0)
@@ -171,6 +175,21 @@ def test_buckets_hold_every_clip_once(store, members, batch, most):
         # Nothing but the limit cuts a clip.
         n = np.minimum(store.video.lengths[members.clips[used]], 6)
         np.testing.assert_array_equal(bucket.plan.video_length[bucket.rows >= 0], n)
+
+
+def test_all_parts_of_a_store_share_the_shapes_of_their_batches(store):
+    limits = Limits(0, 0)
+    shapes = bucket_shapes(cut_lengths(store, limits))
+    assert len(shapes) == 3
+    for smaller, larger in itertools.pairwise(shapes):
+        assert smaller != larger and smaller.audio <= larger.audio
+        assert smaller.video <= larger.video
+    every = np.arange(len(store.video.lengths))
+    for clips in (every, every[:9], every[store.video.lengths == store.video.lengths.min()]):
+        members = Members(clips, np.zeros(len(clips), np.int32))
+        found = [b.lengths for b in evaluation_buckets(store, members, limits, 4)]
+        assert {*found} <= {*shapes}
+    assert bucket_shapes(np.array([[3, 0], [3, 0]])) == [Lengths(3, 1)]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_row_for_each_window():
     b = tiny.make_bench(tiny.config(data__train_max_video=4, **EVAL))
     store, vars = b.feed.store, initial_vars(b)
     members = joined(b.stage.base, b.stage.novel[0])
-    cache = Cache(b.fuse, b.feed, vars, members, b.lengths, 16, 3)
+    cache = Cache(b.steps.fuse, b.feed, vars, members, b.lengths, 16, 3)
     long = store.video.lengths[members.clips] > b.lengths.video
     assert 0 < long.sum() < len(long)
     assert len(cache.data) == len(long) + 2 * long.sum()
@@ -69,7 +69,7 @@ def test_a_row_for_each_window():
         for number in range(count):
             place = np.array([(number + 0.5) / count])
             plan = windows(store, np.array([clip]), [0], b.lengths, place)
-            token = b.fuse(vars, b.feed.data, b.feed.inputs(plan, b.lengths), b.lengths)
+            token = b.steps.fuse(vars, b.feed.data, b.feed.inputs(plan, b.lengths), b.lengths)
             row = cache.data[cache.first[clip] + number]
             np.testing.assert_allclose(row, token[0], rtol=1e-4, atol=1e-5)
 
@@ -77,7 +77,7 @@ def test_a_row_for_each_window():
 def test_plans_name_the_clips_that_training_draws():
     b = tiny.make_bench(tiny.config(data__train_max_video=4, **EVAL))
     members = b.stage.base
-    cache = Cache(b.fuse, b.feed, initial_vars(b), members, b.lengths, 16, 4)
+    cache = Cache(b.steps.fuse, b.feed, initial_vars(b), members, b.lengths, 16, 4)
     args = (b.lengths, 8, 5, [7])
     rows, plan = cache.plan(members, *args), b.feed.plan(members, *args)
     np.testing.assert_array_equal(rows.label, plan.label)

@@ -61,19 +61,6 @@ def test_scores_do_not_depend_on_order_or_bucket(vars, scores, monkeypatch):
     np.testing.assert_allclose(scores_of(vars), scores, atol=1e-6)
 
 
-def test_scoring_is_compiled_once_per_bucket_shape(vars):
-    c, traced = tiny.config(), []
-    b = tiny.make_bench(c)
-    scores = b.method.scores
-    method = b.method._replace(scores=lambda *args: traced.append(1) or scores(*args))
-    b = b._replace(method=method, score=stages.scoring_step(method, b.info, b.feed))
-    members = joined(b.stage.eval_base, b.stage.eval_novel[0])
-    buckets = measured_buckets(b, members, test=False)
-    for _ in range(3):
-        scored(b, vars, members, buckets)
-    assert len(traced) == len({bucket.lengths for bucket in buckets}) == len(buckets) > 1
-
-
 def test_the_order_of_a_store_means_nothing(tmp_path):
     """Clips and classes permuted: the same first state, plans, refresh and scores, bit for bit."""
     rng = np.random.default_rng(3)
@@ -161,7 +148,7 @@ def test_stage_2_replays_the_record(monkeypatch):
     fake = Substages({})
     monkeypatch.setattr(stages, "run_substage", fake)
     b = tiny.make_bench(tiny.config(train__reset_optimizer=False), 2)
-    draws = list(stages.stage2(b, None, FOUND))
+    draws = list(stages.stage2(b, initial_vars(b), None, FOUND))
     assert [draw for draw, _ in draws] == [0, 1, 2]
     told = [(phase, epochs, at, replay) for phase, epochs, at, replay, *_ in fake.calls]
     assert told == [
