@@ -111,8 +111,11 @@ def test_a_small_report(speed, monkeypatch):
         phase = report["phases"][name]
         assert phase["seconds_per_step"] > 0 and phase["needed_gflop"] > 0
         assert phase["efficiency"] > 0 and phase["compilations"] >= 1
+        assert phase["first_call_seconds"] > phase["seconds_per_step"]
+        assert phase["matmul_gflops"] == 100
     assert 0 < report["phases"]["loader"]["share"] < 1
     assert report["compilations"] > 0 and report["peak_memory_mb"] > 0
+    assert report["import_seconds"] > 0
     json.dumps(speed.files.plain(report))
     lines = speed.table(report, report).splitlines()
     assert lines[0].split()[0] == "phase" and all(x.endswith("1.00") for x in lines[1:])
