@@ -10,8 +10,10 @@ import time
 import numpy as np
 import pytest
 
+from avdiff_jax import checkpoint
 from avdiff_jax.checkpoint import Checkpoints
-from avdiff_jax.train import substage
+from avdiff_jax.errors import UserError
+from avdiff_jax.train import substage, workdir
 from avdiff_jax.train.stage import initial_vars, ready
 from avdiff_jax.train.stop import Stop, Stopped
 from avdiff_jax.train.workdir import PHASES
@@ -121,6 +123,31 @@ def test_a_finished_run_stays_what_it_is(whole, tmp_path):
     _, again = tiny.finish(tiny.config(), workdir, resume=True)
     tiny.same(again, states)
     assert tiny.outcome(workdir) == found and tiny.lines(workdir) == before
+
+
+RECORD = {"gamma": 0.0, "at": 2} | {
+    f"substage{n}": {"epochs": 1, "cuts": [], "measured": {}, "seconds": 1.0} for n in (1, 2)
+}
+
+
+def test_a_record_of_another_version_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir, "RECORD_VERSION", 2)
+        workdir.write_record(tmp_path, RECORD)
+    with pytest.raises(UserError, match=r"stage1.json is of version 2 where this code reads 1: "):
+        workdir.read_record(tmp_path)
+    (tmp_path / "stage1.json").write_text(json.dumps(RECORD))  # the first ones had no number
+    assert workdir.read_record(tmp_path) == RECORD
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "VERSION", 2)
+            checkpoints.save(1, {"x": np.ones(3)}, {"at": 1})
+        sentence = r"checkpoint 1 in .*/c is of version 2 where this code reads 1: "
+        with pytest.raises(UserError, match=sentence):
+            checkpoints.metadata(1)
 
 
 def test_second_ctrl_c_ends_at_once():

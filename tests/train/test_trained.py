@@ -94,6 +94,8 @@ def test_saved_and_loaded(model, tmp_path):
         (lambda a: a.update(header=np.frombuffer(b'{"schema": "x"}', np.uint8)), "('x', None)"),
         (lambda a: a.update(header=np.frombuffer(
             b'{"schema": "avdiff_jax.model", "version": 1}', np.uint8)), "without 'classes'"),
+        (lambda a: a.update(header=np.frombuffer(
+            b'{"schema": "avdiff_jax.model", "version": 2}', np.uint8)), "('avdiff_jax.model', 2)"),
         (lambda a: a.pop("params/cls/bias"), "lacks params/cls/bias, which method=avdiff has"),
         (lambda a: a.update({"params/cls/bias": np.zeros(7, np.float32)}),
          "params/cls/bias of shape (7,) where the configuration and 12 classes ask for (12,)"),
