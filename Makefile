@@ -16,12 +16,13 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint venv
+.PHONY: help demo test test-all test-ends lint venv
 
 help:
 	@echo "make demo      the whole protocol on a small made-up set, ends with the result table"
 	@echo "make test      the quick tests (CPU)"
 	@echo "make test-all  these and the slow ones"
+	@echo "make test-ends the quick tests with the lowest and with the newest versions allowed"
 	@echo "make lint      ruff"
 	@echo "make venv      only the environment, in $(VENV)"
 
@@ -35,6 +36,14 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@$(RUN) -m pytest $(PYTEST_WORKERS) -m "slow or not slow" $(PYTEST_ARGS)
+
+# Python 3.11 with each floor of the requirements; the newest Python here with what pip finds today.
+test-ends:
+	@sed -nE 's/^([[:alnum:]-]+)>=([0-9.]+).*/\1==\2/p' requirements-base.txt requirements-dev.txt \
+	  > .ci/lowest.txt
+	@PIP_CONSTRAINT=.ci/lowest.txt $(MAKE) test VENV=.ci/lowest PYTHON=python3.11 \
+	  REQUIREMENTS=requirements-cpu.txt
+	@$(MAKE) test VENV=.ci/newest REQUIREMENTS=requirements-cpu.txt
 
 lint: $(STAMP)
 	@$(RUN) -m ruff check
