@@ -88,7 +88,7 @@ class Checkpoints:
         """
         args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
         metadata = self._restored(number, args, "is damaged").metadata
-        version = metadata.pop("version", VERSION)
+        version = metadata.pop("version", 1)
         if version != VERSION:
             raise UserError(
                 f"checkpoint {number} in {self.folder} is of version {version!r} where this code "

@@ -133,5 +133,34 @@ def test_a_run_from_another_folder(tmp_path):
     assert again.returncode == 2 and "--resume" in again.stderr and "--workdir" in again.stderr
 
 
+STOPPED = """
+import os, runpy, sys
+from avdiff_jax.train import protocol, stop
+
+def run(*_):
+    raise end
+
+protocol.run, sys.argv = run, sys.argv[1:]
+for end in (stop.Stopped(15), stop.Stopped(2), KeyboardInterrupt()):
+    child = os.fork()
+    if not child:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_exit_codes_of_a_stop():
+    """By SIGTERM, by Ctrl-C and by a second Ctrl-C."""
+    run = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(MAIN), CONFIG, "--workdir=w"], cwd=ROOT,
+        capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    assert [line for line in run.stdout.splitlines() if line.isdigit()] == ["143", "130", "130"]
+    said = run.stderr.splitlines()
+    assert [line.partition(":")[0] for line in said] == [
+        "stopped by SIGTERM", "stopped by SIGINT", "stopped at once"], run.stderr
+    assert all("w" in line and "--resume" in line for line in said)
+
+
 def test_the_command_is_short():
     assert len(MAIN.read_text().splitlines()) < 100

@@ -93,7 +93,7 @@ def read_record(workdir: pathlib.Path) -> dict | None:
         return None
     mend = "delete it and go on with --resume, which makes it again from the checkpoints"
     found = _object(path, mend)
-    version = found.pop("version", RECORD_VERSION)
+    version = found.pop("version", 1)
     if version != RECORD_VERSION:
         raise UserError(
             f"{path} is of version {version!r} where this code reads {RECORD_VERSION}: go on with "

@@ -130,23 +130,27 @@ RECORD = {"gamma": 0.0, "at": 2} | {
 }
 
 
-def test_a_record_of_another_version_is_refused(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(workdir, "RECORD_VERSION", 2)
-        workdir.write_record(tmp_path, RECORD)
-    with pytest.raises(UserError, match=r"stage1.json is of version 2 where this code reads 1: "):
-        workdir.read_record(tmp_path)
-    (tmp_path / "stage1.json").write_text(json.dumps(RECORD))  # the first ones had no number
+@pytest.mark.parametrize("number", [{"version": 1}, {}])  # the first ones had none
+def test_a_record_of_another_version_is_refused(number, tmp_path, monkeypatch):
+    workdir.write_record(tmp_path, RECORD)
+    assert json.loads((tmp_path / "stage1.json").read_text()) == {"version": 1, **RECORD}
+    (tmp_path / "stage1.json").write_text(json.dumps(number | RECORD))
     assert workdir.read_record(tmp_path) == RECORD
+    monkeypatch.setattr(workdir, "RECORD_VERSION", 2)
+    with pytest.raises(UserError, match=r"stage1.json is of version 1 where this code reads 2: "):
+        workdir.read_record(tmp_path)
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
     with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "VERSION", 2)
-            checkpoints.save(1, {"x": np.ones(3)}, {"at": 1})
-        sentence = r"checkpoint 1 in .*/c is of version 2 where this code reads 1: "
-        with pytest.raises(UserError, match=sentence):
+        checkpoints.save(1, {"x": np.ones(3)}, {"at": 1})
+        assert checkpoints.metadata(1) == {"at": 1}
+        monkeypatch.setattr(checkpoint, "VERSION", 2)
+        with pytest.raises(UserError, match=r"checkpoint 1 in .*/c is of version 1 .* reads 2: "):
+            checkpoints.metadata(1)
+        file = tmp_path / "c" / "1" / "metadata" / "metadata"
+        file.write_text(file.read_text().replace('"version": 1, ', ""))
+        with pytest.raises(UserError, match=r"checkpoint 1 in .*/c is of version 1 .* reads 2: "):
             checkpoints.metadata(1)
 
 
