@@ -25,8 +25,9 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, keep: int):
         """Args: folder: made if absent; keep: how many of the newest stay."""
         self.folder = pathlib.Path(folder).absolute()
-        if pipe := next((path for path in self.folder.rglob("*") if path.is_fifo()), None):
-            raise UserError(f"{pipe} is a pipe, which would be waited for: remove it")
+        for path in self.folder.rglob("*"):
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise UserError(f"{path} is a pipe or a device, which never ends: remove it")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=False, create=True
         )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avdiff_jax import results
+from avdiff_jax.checkpoint import Checkpoints
 from avdiff_jax.data import importers, lists, splits, text_files, user_files, words
 from avdiff_jax.data.arrays import NpzFiles, read_npy
 from avdiff_jax.data.store import open_store
@@ -28,6 +29,7 @@ READERS = {
     "store": open_store, "split": splits.load, "words": lambda p: words.name_vectors(["a"], p),
     "results": results.read_results, "curves": lambda path: read_metrics(path.parent),
     "names": text_files.read_manual_names,
+    "checkpoint": lambda path: Checkpoints(path.parent, keep=1),
 }
 
 
