@@ -2,22 +2,21 @@
 
 import itertools
 import json
-import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-
+from avdiff_jax import configuration
+from avdiff_jax.command_line import OVERRIDE
 from avdiff_jax.errors import UserError
 from avdiff_jax.files import plain
 from avdiff_jax.methods import CHOICES as READERS
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.progress import Progress
-from avdiff_jax.results import CHOICES, read_results
+from avdiff_jax.results import CHOICES, dataset, read_results
 from avdiff_jax.runs import ROWS, Finished, Key, Setting, differences
 
 # What the axes of the benchmark set, and the flag to use in place of an override.
@@ -58,31 +57,6 @@ class Failure(NamedTuple):
 
 
 # ---------------------------------------------------------------------------- which runs
-
-
-def resolve(arguments: Sequence[str]) -> dict:
-    """What `--config=FILE:WORDS --config.x.y=v ...` stand for, as launch/main.py sees it.
-
-    Raises:
-      UserError: no such file, an unknown word or field, or a value of the wrong type.
-    """
-    argv = ["benchmark", *arguments]
-    file = argv[1].removeprefix("--config=").partition(":")[0]
-    if not Path(file).is_file():
-        raise UserError(f"--config={file} names no file: try --config=configs/synthetic.py")
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_file(
-            "config", flag_values=values, lock_config=True, sys_argv=argv
-        )
-        values(argv)
-        return plain(values.config.to_dict())
-    except (AttributeError, KeyError) as error:  # an override of a field that is not there
-        complaint = " ".join(str(error.args[0]).split())
-        raise UserError(f"{' '.join(arguments)}: unknown field {complaint}") from error
-    except (flags.Error, TypeError, ValueError) as error:
-        complaint = re.sub(r"^\w*Error: ", "", str(error.args[0]).strip().splitlines()[-1])
-        raise UserError(f"{' '.join(arguments)}: {complaint}") from error
 
 
 def setting(text: str) -> Setting:
@@ -148,7 +122,6 @@ def grid(
     root: str | Path,
     variants: Sequence[str] = (),
     overrides: Sequence[str] = (),
-    resolve: Callable[[Sequence[str]], dict] = resolve,
 ) -> list[Run]:
     """Every run of the benchmark; all rows of a data set and shots with a seed come together.
 
@@ -161,17 +134,16 @@ def grid(
       UserError: something in it cannot be run, or two configurations are the same data set.
     """
     for text in overrides:
-        name, equals, _ = text.removeprefix("--config.").partition("=")
-        if not equals or name in AXES:
-            hint = f"use {AXES[name]}" if name in AXES else "write --config.field=value"
-            raise UserError(f"{text}: {hint}")
+        name = text.removeprefix(OVERRIDE).partition("=")[0]
+        if name in AXES:
+            raise UserError(f"{text}: use {AXES[name]}")
     found, files = [], {}
     wanted = rows(methods, variants)
     for file, k, seed in itertools.product(configs, shots, seeds):
         if ":" in file:
             raise UserError(f"--config={file}: leave out the words, they come from other flags")
         for method, departures in wanted:
-            run = _run(file, k, seed, method, departures, overrides, Path(root), resolve)
+            run = _run(file, k, seed, method, departures, overrides, Path(root))
             if files.setdefault(run.key.dataset, file) != file:
                 raise UserError(
                     f"{files[run.key.dataset]} and {file} are both dataset={run.key.dataset}: "
@@ -183,7 +155,7 @@ def grid(
     return found
 
 
-def _run(file, shots, seed, method, departures, overrides, root, resolve) -> Run:
+def _run(file, shots, seed, method, departures, overrides, root) -> Run:
     words = [f"{shots}shot", f"method={method}"]
     fields = [text.replace("{shots}", str(shots)) for text in overrides]
     for name, value in departures:
@@ -191,12 +163,13 @@ def _run(file, shots, seed, method, departures, overrides, root, resolve) -> Run
             words.append(f"{name}={value}")
         else:
             fields.append(f"--config.{name}={value}")
-    arguments = (f"--config={file}:{','.join(words)}", *fields, f"--config.seed={seed}")
-    config = resolve(arguments)
-    check(ConfigDict(config))
-    key = Key(config["dataset"], shots, method, departures)
+    name, fields = f"{file}:{','.join(words)}", [*fields, f"--config.seed={seed}"]
+    resolved = configuration.resolve(name, fields)
+    check(resolved)
+    config = plain(resolved)
+    key = Key(dataset(config), shots, method, departures)
     folder = root / f"{key.dataset}-{shots}shot" / key.label.replace(",", "-") / f"seed{seed}"
-    return Run(key, seed, arguments, config, folder)
+    return Run(key, seed, (f"--config={name}", *fields), config, folder)
 
 
 # ------------------------------------------------------------------------- how far each is
@@ -231,13 +204,17 @@ def _begun(path: Path) -> dict:
 
 
 def plan(runs: Sequence[Run]) -> str:
-    """What would happen, one line a run with its command line."""
+    """What would happen, one line a run with its command line, and how many there are of each."""
     verbs = {"done": "skip   ", "interrupted": "resume ", "missing": "run    "}
-    lines = []
+    lines, counts = [], Counter()
     for run in runs:
         found = state(run)
+        counts[found] += 1
         call = f"python launch/main.py {' '.join(run.arguments(found == 'interrupted'))}"
         lines.append(f"{verbs[found]} {run}" + ("" if found == "done" else f"\n          {call}"))
+    total = ", ".join([f"{counts['missing']} to do", f"{counts['interrupted']} interrupted",
+                       f"{counts['done']} done"])
+    lines.append(f"{len(runs)} runs: {total}")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from avdiff_jax.errors import UserError
-from avdiff_jax.runs import MEASURES, Finished, Key, differences, find, group
+from avdiff_jax.runs import MEASURES, Finished, differences, find, group
 
 LEVEL = 0.95
 # Two runs that differ in one of these do not see the same clips.
@@ -42,7 +42,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def named(
-    name: str, root: str | Path, default: Callable[[str, int], Mapping] = lambda dataset, shots: {}
+    name: str, root: str | Path, default: Callable[[str, int], Mapping] = lambda name, shots: {}
 ) -> list[Finished]:
     """The runs that a folder holds, or those of a row such as avdiff,generator=none below `root`.
 
@@ -62,6 +62,19 @@ def named(
         labels = dict.fromkeys(key.label for key in cells)
         raise UserError(f"{name} is neither a folder nor a row below {root}: {'; '.join(labels)}")
     return found
+
+
+def of_dataset(found: Sequence[Finished], name: str) -> list[Finished]:
+    """The runs on one data set, by the name that tables call it.
+
+    Raises:
+      UserError: none is.
+    """
+    here = [run for run in found if run.dataset == name]
+    if not here:
+        others = ", ".join(sorted({run.dataset for run in found}))
+        raise UserError(f"--dataset={name}: there are runs on {others} only; name one of these")
+    return here
 
 
 def pairs(
@@ -92,7 +105,7 @@ def pairs(
 def _by_place(runs: Sequence[Finished]) -> dict[tuple, Finished]:
     out: dict[tuple, Finished] = {}
     for run in runs:
-        place = (run.config["dataset"], run.config["shots"], run.config["seed"])
+        place = (run.dataset, run.config["shots"], run.config["seed"])
         if place in out:
             raise UserError(
                 f"{out[place].workdir} and {run.workdir} are both {_places([place])}: name a "
@@ -146,18 +159,17 @@ def _equal(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
 def report(a: Sequence[Finished], b: Sequence[Finished], names: tuple[str, str]) -> str:
     """A against B as Markdown, one table for each data set and shots."""
     found, alone = pairs(a, b)
-    places = sorted({Key(one.config["dataset"], one.config["shots"], "") for one, _ in found})
+    places = sorted({(one.dataset, one.config["shots"]) for one, _ in found})
     parts = [_block(place, found, names) for place in places]
-    return "\n\n".join([*parts, *alone]) + "\n"
+    several = sorted({dataset for dataset, _ in places})
+    hint = [f"{len(several)} data sets; --dataset={several[0]} shows one of them."]
+    return "\n\n".join([*parts, *alone, *(hint if len(several) > 1 else [])]) + "\n"
 
 
-def _block(place: Key, found, names: tuple[str, str]) -> str:
-    here = [
-        (one, other) for one, other in found
-        if (one.config["dataset"], one.config["shots"]) == (place.dataset, place.shots)
-    ]
+def _block(place: tuple[str, int], found, names: tuple[str, str]) -> str:
+    here = [pair for pair in found if (pair[0].dataset, pair[0].config["shots"]) == place]
     lines = [
-        f"**{place.dataset}, {place.shots}-shot: A = {names[0]}, B = {names[1]}**; percent of test",
+        f"**{place[0]}, {place[1]}-shot: A = {names[0]}, B = {names[1]}**; percent of test",
         "",
         "|  | A | B | A - B | 95 % interval | A ahead |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

@@ -1,6 +1,5 @@
 """What a user sees when something that they can put right goes wrong."""
 
-import argparse
 import contextlib
 import os
 import sys
@@ -16,21 +15,6 @@ class UserError(ValueError):
 
     def __str__(self):
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
-
-
-class Parser(argparse.ArgumentParser):
-    """Complains in one sentence, and takes no abbreviated flags: a mistyped one is an error, today
-    and when more flags exist."""
-
-    def __init__(self, description: str):
-        super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message):
-        """Instead of usage and exit."""
-        raise UserError(f"{message} (--help lists the flags)")
 
 
 @contextlib.contextmanager

@@ -32,6 +32,12 @@ CHOICES = {
 }
 
 
+def dataset(config: Mapping) -> str:
+    """What tables call the data set of a configuration: own-utd for data/utd.h5 with own.py."""
+    name, store = config["dataset"], config.get("data", {}).get("store")
+    return f"{name}-{Path(str(store)).stem}" if name == "own" and store else name
+
+
 def versions() -> dict[str, str]:
     """The versions that decide what a run computes."""
     found = {"python": platform.python_version(), "avdiff_jax": avdiff_jax.__version__}
@@ -139,8 +145,8 @@ def _odd_part(results: Mapping) -> str | None:
     kinds = {"dataset": str, "method": str, "shots": int, "seed": int}
     if not isinstance(config, dict) or any(
         not isinstance(config.get(name), kind) for name, kind in kinds.items()
-    ) or any(not isinstance(config.get(path[0], {}), dict) for path, _ in CHOICES.values()
-             if path[1:]) or any(
+    ) or any(not isinstance(config.get(part, {}), dict) for part in ("data", "diffusion", "model")
+             ) or any(
         not isinstance(value, str | int | float | None) for _, value in fields(config)
     ):
         return "config"
@@ -216,7 +222,7 @@ def ablation(config: Mapping) -> dict[str, str]:
 def table(results: Mapping) -> str:
     """The outcome of a run as Markdown: ours, the paper's row where there is one, each draw."""
     config, test = results["config"], results["test"]
-    dataset, shots, method = config["dataset"], config["shots"], config["method"]
+    name, shots, method = config["dataset"], config["shots"], config["method"]
     departures = ablation(config)
     columns = (*NUMBERS, "AUSUC")
     ours = [
@@ -228,13 +234,13 @@ def table(results: Mapping) -> str:
         ["---", *["---:"] * 6],
         [f"**ours**, mean ± std of {len(test['draws'])}", *ours, ""],
     ]
-    published = paper_row(dataset, shots, method, departures)
-    if published and _same_classes(dataset, results.get("data")):
+    published = paper_row(name, shots, method, departures)
+    if published and _same_classes(name, results.get("data")):
         rows.append(["paper", *(f"{published[name]:.2f}" for name in NUMBERS), "", ""])
     for i, draw in enumerate(test["draws"]):
         numbers = [f"{draw[name]:.2f}" if name in draw else "" for name in columns]
         rows.append([f"draw {i}", *numbers, f"{draw['gamma']:.4g}" if "gamma" in draw else ""])
-    words = [dataset, f"{shots}-shot", method, *(f"{k} {v}" for k, v in departures.items())]
+    words = [dataset(config), f"{shots}-shot", method, *(f"{k} {v}" for k, v in departures.items())]
     lines = [
         f"**{', '.join(words)}**: test, percent",
         "",

@@ -9,7 +9,7 @@ import numpy as np
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS
-from avdiff_jax.results import CHOICES, NUMBERS, ablation, read_results
+from avdiff_jax.results import CHOICES, NUMBERS, ablation, dataset, read_results
 
 MEASURES = (*NUMBERS, "AUSUC")
 Setting = tuple[tuple[str, str], ...]  # what departs from the usual: (("generator", "none"),)
@@ -47,6 +47,11 @@ class Finished(NamedTuple):
     def config(self) -> Mapping:
         """The configuration, nested."""
         return self.results["config"]
+
+    @property
+    def dataset(self) -> str:
+        """As tables call it."""
+        return dataset(self.config)
 
     @property
     def draws(self) -> Sequence[Mapping]:
@@ -123,7 +128,7 @@ def differences(ours: Mapping, theirs: Mapping) -> dict[str, tuple]:
 
 
 def group(
-    runs: Iterable[Finished], default: Callable[[str, int], Mapping] = lambda dataset, shots: {}
+    runs: Iterable[Finished], default: Callable[[str, int], Mapping] = lambda name, shots: {}
 ) -> dict[Key, list[Finished]]:
     """Runs by row; a row holds one run for each seed, in the order of the seeds.
 
@@ -133,20 +138,20 @@ def group(
     the one of most runs of the data set and shots, then the one of `default`, then the smallest.
 
     Args:
-      default: the configuration of a data set and shots as its file has it; {} if unknown.
+      default: the configuration that a file has, by its field dataset and the shots; {} if unknown.
     """
     rows: dict[Key, list[Finished]] = {}
     everything: dict[tuple, list[dict]] = {}
     for run in runs:
-        dataset, shots = run.config["dataset"], run.config["shots"]
-        key = Key(dataset, shots, run.config["method"], tuple(sorted(ablation(run.config).items())))
+        place = (run.dataset, run.config["shots"])
+        key = Key(*place, run.config["method"], tuple(sorted(ablation(run.config).items())))
         rows.setdefault(key, []).append(run)
-        everything.setdefault((dataset, shots), []).append(_other_fields(run.config))
+        everything.setdefault(place, []).append(_other_fields(run.config))
     out: dict[Key, dict[int, Finished]] = {}
     for key, members in rows.items():
-        place = (key.dataset, key.shots)
         usual = _usual(
-            [_other_fields(run.config) for run in members], everything[place], flat(default(*place))
+            [_other_fields(run.config) for run in members], everything[key.dataset, key.shots],
+            flat(default(members[0].config["dataset"], key.shots)),
         )
         for run in members:
             fields = _other_fields(run.config)

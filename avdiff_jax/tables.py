@@ -19,8 +19,7 @@ from avdiff_jax.runs import MEASURES, ROWS, Finished, Key, Summary, summary
 Cells = Mapping[Key, Sequence[Finished]]
 LEGEND = (
     "Percent; mean over seeds of the paper's aggregate (HM is that of the mean B and mean N) ± "
-    "sample standard deviation over all seeds x draws. In parentheses the paper's number. Bold: "
-    "best of ours for the data set and shots. A dash: no finished run."
+    "sample standard deviation over all seeds x draws."
 )
 
 
@@ -37,7 +36,7 @@ class Table(NamedTuple):
     """A table in no particular notation.
 
     name: of its files. heads: columns of text. numbers: columns of entries.
-    rows: (texts, entries) each.
+    rows: (texts, entries) each. note: what the legend does not say.
     """
 
     name: str
@@ -45,7 +44,19 @@ class Table(NamedTuple):
     heads: tuple[str, ...]
     numbers: tuple[str, ...]
     rows: list[tuple[tuple[str, ...], list[Entry]]]
-    note: str = LEGEND
+    note: str = ""
+
+    @property
+    def legend(self) -> str:
+        """What the marks mean that occur in it."""
+        entries = [entry for _, entries in self.rows for entry in entries]
+        marks = (
+            ("In parentheses the paper's number.", any(e.paper is not None for e in entries)),
+            ("Bold: best of ours for the data set and shots.", any(e.best for e in entries)),
+            ("A dash: no finished run.", any(e.mean is None for e in entries)),
+            (self.note, self.note),
+        )
+        return " ".join([LEGEND, *(text for text, there in marks if there)])
 
 
 # ------------------------------------------------------------------------------ notations
@@ -68,7 +79,7 @@ def markdown(table: Table) -> str:
     for texts, entries in table.rows:
         rows.append([*texts, *(_text(entry, "–", "±", "**{}**") for entry in entries)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([f"**{table.title}**", "", *lines, "", table.note]) + "\n"
+    return "\n".join([f"**{table.title}**", "", *lines, "", table.legend]) + "\n"
 
 
 def latex(table: Table) -> str:
@@ -130,7 +141,7 @@ def benchmark_table(cells: Cells) -> Table:
         texts = (key.dataset, str(key.shots), key.label, count)
         rows.append((texts, [*_entries(key, found, MEASURES), minutes]))
     heads = ("data set", "shots", "method", "seeds x draws")
-    note = LEGEND + " minutes: wall time of one run."
+    note = "minutes: wall time of one run."
     table = Table("benchmark", "Test", heads, (*MEASURES, "minutes"), rows, note)
     return _with_best(table, within=2, numbers=MEASURES)
 
@@ -173,9 +184,9 @@ def _with_best(table: Table, within: int, numbers: Iterable[str] | None = None) 
 
 
 def paper_tables(cells: Cells) -> list[Table]:
-    """Tables 2 to 6, Table 1 of the supplement and the numbers behind its Figure 1.
-
-    Each has all its rows for every data set that occurs in `cells`.
+    """Tables 2 to 6, Table 1 of the supplement and the numbers behind its Figure 1, as far as there
+    are runs for them: no row, column or table is empty, and none of Tables 3 to 6 and Figure 1
+    shows a data set of which only one of the values that it compares was run.
     """
     summaries = {key: summary(runs) for key, runs in cells.items() if runs}
     found = {key.dataset for key in summaries}
@@ -183,11 +194,12 @@ def paper_tables(cells: Cells) -> list[Table]:
     datasets = [name for name in published if name in found] + sorted(found - set(published))
 
     def ablation(number, what, title, choices):
-        rows = [
-            ((dataset, text), [(Key(dataset, 5, method, setting), n) for n in NUMBERS])
-            for dataset in datasets
-            for text, method, setting in choices
-        ]
+        rows = []
+        for dataset in datasets:
+            keys = {text: Key(dataset, 5, method, setting) for text, method, setting in choices}
+            if len(summaries.keys() & keys.values()) > 1:
+                rows += [((dataset, text), [(key, n) for n in NUMBERS])
+                         for text, key in keys.items()]
         heads = ("data set", what)
         return _from_keys(f"table{number}", f"Table {number}: {title}, 5-shot", heads, NUMBERS,
                           rows, summaries)
@@ -206,7 +218,7 @@ def paper_tables(cells: Cells) -> list[Table]:
         for shots in (1, 5, 10, 20)
         for row in ROWS
     ]
-    return [
+    made = [
         _from_keys("table2", "Table 2: all methods", ("data set", "method"),
                    tuple(f"{shots}-shot {name}" for shots, name in by_shots), main, summaries),
         ablation(3, "attention", "attention patterns",
@@ -220,6 +232,7 @@ def paper_tables(cells: Cells) -> list[Table]:
                    ("data set", "shots", "method"), NUMBERS, supplement, summaries, within=2),
         figure1_table(cells),
     ]
+    return [table for table in made if table.rows]
 
 
 def _varied(name: str, *values: str):
@@ -234,6 +247,11 @@ def _from_keys(name, title, heads, numbers, rows, summaries, within=1) -> Table:
         (texts, [_entries(key, summaries.get(key), [number])[0] for key, number in wanted])
         for texts, wanted in rows
     ]
+    ours = [[entry.mean is not None for entry in entries] for _, entries in filled]
+    kept = [at for at in range(len(numbers)) if any(row[at] for row in ours)]
+    filled = [(texts, [entries[at] for at in kept])
+              for (texts, entries), row in zip(filled, ours, strict=True) if any(row)]
+    numbers = tuple(numbers[at] for at in kept)
     return _with_best(Table(name, title, heads, numbers, filled), within)
 
 
@@ -259,9 +277,8 @@ def figure1_table(cells: Cells) -> Table:
         for (dataset, shots), by_steps in sweeps(cells).items()
         for steps, found in by_steps.items()
     ]
-    note = LEGEND if rows else "No data set has AV-Diff runs with two values of diffusion.steps."
     table = Table("figure1", "Supplement, Figure 1: AV-Diff by number of diffusion steps T",
-                  ("data set", "shots", "T"), NUMBERS, rows, note)
+                  ("data set", "shots", "T"), NUMBERS, rows)
     return _with_best(table, within=2)
 
 

@@ -221,6 +221,10 @@ def load(path, draw: int = 0) -> Trained:
       UserError: there is none, it is damaged, or its arrays do not fit its configuration.
     """
     path = pathlib.Path(path)
+    if not path.exists():
+        raise UserError(
+            f"--model={path} does not exist: name the workdir of a finished run or a model file"
+        )
     if path.is_dir():
         path = model_file(path, draw)
         if not path.exists():

@@ -7,7 +7,7 @@
 The classes of the store that the model does not know are added. Their text vectors come from the
 store; with --no-text, prototypes of the clips take their place. With --shots so many clips of each
 are learnt from and the rest is held out; with --split, shots and held-out clips are those of the
-split's novel classes. Held-out clips give the accuracies before and after.
+split's novel classes in the draw --draw. Held-out clips give the accuracies before and after.
 """
 
 import pathlib
@@ -21,18 +21,17 @@ import time
 import numpy as np
 
 from avdiff_jax import devices, trained
+from avdiff_jax.command_line import Parser
 from avdiff_jax.data import shots, splits, stream
 from avdiff_jax.data.store import open_store
-from avdiff_jax.errors import Parser, UserError, one_sentence
+from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.train import growth
 
 
 def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
-    p.add_argument("--model", required=True, help="workdir of a run, or a model file")
-    p.add_argument("--draw", type=int, default=0,
-                   help="of the few shots, which of a run's models, and which of the split's shots")
+    p.add_model()
     p.add_argument("--store", required=True, metavar="FILE.h5", help="clips of the new classes")
     p.add_argument("--classes", type=lambda text: text.split(","), metavar="A,B",
                    help="add these only")

@@ -5,7 +5,8 @@
     python launch/benchmark.py compare avdiff avdiff,generator=none --root=runs/bench
 
 The first runs what is missing, goes on with what was interrupted and skips what is done; the same
-command again goes on after a stop. `--config.x.y=v` goes to every run. --help lists the flags.
+command again goes on after a stop. `--config.x.y=v` goes to every run. The others look at finished
+runs; `python launch/benchmark.py tables --help` lists the flags of one.
 """
 
 import pathlib
@@ -17,8 +18,10 @@ sys.path.insert(0, str(ROOT))
 import functools
 import signal
 
-from avdiff_jax import benchmark, comparison, runs, tables
-from avdiff_jax.errors import Parser, UserError, one_sentence
+from avdiff_jax import benchmark, comparison, configuration, runs, tables
+from avdiff_jax.command_line import Parser
+from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.files import plain
 
 
 def parser() -> Parser:
@@ -26,17 +29,34 @@ def parser() -> Parser:
     p = Parser(__doc__)
     names, numbers = (lambda text: text.split(",")), (lambda text: [*map(int, text.split(","))])
     numbers.__name__ = "list of whole numbers"  # argparse names it in its complaint
-    p.add_argument("--config", action="append", metavar="FILE.py", help="a data set; repeatable")
-    p.add_argument("--methods", type=names, default=["all"], help="names; all = with the controls")
-    p.add_argument("--shots", type=numbers, default=[5], help="such as 1,5,10,20")
-    p.add_argument("--seeds", type=numbers, default=[42])
-    p.add_argument("--variants", type=names, default=[],
+    p.set_defaults(command=run)
+    p.add_argument("--config", action="append", metavar="FILE.py", help="a data set; may repeat")
+    p.add_argument("--methods", type=names, default=["all"], metavar="A,B",
+                   help="names; all = every method and the controls")
+    p.add_argument("--shots", type=numbers, default=[5], metavar="K,L", help="such as 1,5,10,20")
+    p.add_argument("--seeds", type=numbers, default=[42], metavar="S,T", help="one run for each")
+    p.add_argument("--variants", type=names, default=[], metavar="NAME=VALUE,...",
                    help="more rows, such as attention=full,modality=audio,diffusion.steps=50")
-    p.add_argument("--root", default="runs/benchmark", help="folder of the runs")
-    p.add_argument("--out", help="folder of the tables; default: the root, or the first folder")
-    p.add_argument("--dry-run", action="store_true", help="list what would be run")
-    p.add_argument("--tables", nargs="+", metavar="DIR", help="the paper's tables from runs below")
-    p.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two workdirs or rows below root")
+    p.add_argument("--root", default="runs/benchmark", metavar="DIR", help="folder of the runs")
+    p.add_argument("--out", metavar="DIR", help="folder of the table; default: the root")
+    p.add_argument("--dry-run", action="store_true", help="only list what would be run")
+    commands = p.add_subparsers(metavar="[COMMAND]", title="of finished runs")
+
+    def command(name, made_by):
+        made = commands.add_parser(name, help=made_by.__doc__, description=made_by.__doc__)
+        made.set_defaults(command=made_by)
+        return made
+
+    t = command("tables", remake)
+    t.add_argument("folders", nargs="+", metavar="DIR", help="workdirs, or folders of them")
+    t.add_argument("--out", metavar="DIR", help="folder of the tables; default: the first DIR")
+    c = command("compare", compare)
+    for side in "ab":
+        c.add_argument(side, metavar=side.upper(),
+                       help="a row such as avdiff,generator=none, a workdir or a folder of them")
+    c.add_argument("--root", default="runs/benchmark", metavar="DIR",
+                   help="folder of the runs that rows are taken from")
+    c.add_argument("--dataset", metavar="NAME", help="one of several data sets, as tables call it")
     return p
 
 
@@ -44,10 +64,9 @@ def run(args, overrides) -> int:
     """Runs the rest of the benchmark and writes its table; 1 if a run failed."""
     if not args.config:
         raise UserError("name a data set, such as --config=configs/ucf.py")
-    files = [file if pathlib.Path(file).exists() else str(ROOT / file) for file in args.config]
     wanted = benchmark.grid(
-        configs=files, methods=args.methods, shots=args.shots, seeds=args.seeds, root=args.root,
-        variants=args.variants, overrides=overrides,
+        configs=args.config, methods=args.methods, shots=args.shots, seeds=args.seeds,
+        root=args.root, variants=args.variants, overrides=overrides,
     )
     if args.dry_run:
         print(benchmark.plan(wanted))
@@ -63,10 +82,10 @@ def run(args, overrides) -> int:
     return 1 if failures else 0
 
 
-def remake(args) -> int:
-    """The benchmark's table and all of the paper's from finished runs."""
-    cells = runs.group(runs.find(args.tables), default=from_file)
-    out = args.out or args.tables[0]
+def remake(args, _) -> int:
+    """The benchmark's table, and those of the paper's for which there are finished runs."""
+    cells = runs.group(runs.find(args.folders), default=from_file)
+    out = args.out or args.folders[0]
     made = [tables.benchmark_table(cells), *tables.paper_tables(cells)]
     written = [*tables.write(made, out, "tables"), *tables.figure1(cells, out)]
     print("\n\n".join(map(tables.markdown, made)))
@@ -74,35 +93,28 @@ def remake(args) -> int:
     return 0
 
 
-def from_file(dataset: str, shots: int) -> dict:
-    """The configuration of a published data set as its file has it."""
-    file = ROOT / "configs" / f"{dataset}.py"
-    return benchmark.resolve([f"--config={file}:{shots}shot"]) if file.exists() else {}
+def from_file(name: str, shots: int) -> dict:
+    """The configuration with this field dataset as its file has it."""
+    file = ROOT / "configs" / f"{name}.py"
+    return plain(configuration.resolve(f"{file}:{shots}shot")) if file.exists() else {}
 
 
-def compare(args) -> int:
-    """Paired differences of two workdirs, folders of workdirs, or rows below the root."""
-    a, b = (comparison.named(name, args.root, from_file) for name in args.compare)
-    print(comparison.report(a, b, tuple(args.compare)), end="")
+def compare(args, _) -> int:
+    """Paired differences of two rows, workdirs or folders of workdirs."""
+    a, b = (comparison.named(name, args.root, from_file) for name in (args.a, args.b))
+    if args.dataset:
+        a, b = (comparison.of_dataset(found, args.dataset) for found in (a, b))
+    print(comparison.report(a, b, (args.a, args.b)), end="")
     return 0
 
 
 def main(argv=None):
     """Runs one command; `argv` defaults to the command line."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] in (["tables"], ["compare"]):
-        argv[0] = f"--{argv[0]}"
     with one_sentence():
-        args, rest = parser().parse_known_args(argv)
-        for text in rest:
-            if not text.startswith("--config."):
-                raise UserError(f"unknown argument {text!r} (--help lists the flags)")
-        if args.tables or args.compare:
-            if rest:
-                raise UserError(f"{rest[0]} means nothing to finished runs: leave it out")
-            code = remake(args) if args.tables else compare(args)
-        else:
-            code = run(args, rest)
+        args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
+        if overrides and args.command is not run:
+            raise UserError(f"{overrides[0]} means nothing to finished runs: leave it out")
+        code = args.command(args, overrides)
     raise SystemExit(code)
 
 

@@ -18,11 +18,12 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from ml_collections import ConfigDict
 
-from avdiff_jax import benchmark, devices, published
+from avdiff_jax import configuration, devices, published
+from avdiff_jax.command_line import Parser
 from avdiff_jax.data import splits, user_files
 from avdiff_jax.data.batches import Feed
 from avdiff_jax.data.store import open_store
-from avdiff_jax.errors import Parser, UserError, one_sentence
+from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.methods import METHODS
 from avdiff_jax.train.stage import bench
 
@@ -30,21 +31,20 @@ from avdiff_jax.train.stage import bench
 def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
-    p.add_argument("--checkpoint", required=True, metavar="FILE.pt")
-    p.add_argument("--config", required=True, metavar="FILE.py:WORDS")
-    p.add_argument("--store", required=True, metavar="FILE.h5")
-    p.add_argument("--split", required=True, metavar="FILE.json")
+    p.add_argument("--checkpoint", required=True, metavar="FILE.pt", help="of the published code")
+    p.add_argument("--config", required=True, metavar="FILE.py:WORDS", help="gives the sizes")
+    p.add_argument("--store", required=True, metavar="FILE.h5", help="what it was trained on")
+    p.add_argument("--split", required=True, metavar="FILE.json", help="which clips of the store")
     p.add_argument("--classes", metavar="FILE", help="one name a line, as the outputs are ordered")
     p.add_argument("--gamma", type=float, default=0.0,
                    help="subtracted from the scores of base classes; a checkpoint does not hold it")
-    p.add_argument("--out", required=True, metavar="FILE.npz")
+    p.add_argument("--out", required=True, metavar="FILE.npz", help="the model")
     return p
 
 
-def configuration(name, overrides) -> ConfigDict:
+def of_the_paper(name, overrides) -> ConfigDict:
     """The configuration, which must be one that a published checkpoint can have."""
-    file = name if pathlib.Path(name.partition(":")[0]).exists() else str(ROOT / name)
-    config = ConfigDict(benchmark.resolve([f"--config={file}", *overrides]))
+    config = configuration.resolve(name, overrides)
     wanted = {"method": (config.method, "avdiff"), "generator": (config.generator, "diffusion"),
               "diffusion.condition": (config.diffusion.condition, "text"),
               "data.audio_scale": (config.data.audio_scale, "255")}
@@ -69,11 +69,8 @@ def ordered(info, path):
 def main(argv=None):
     """Writes the model and says what became of the weights."""
     with one_sentence():
-        args, rest = parser().parse_known_args(argv)
-        for text in rest:
-            if not text.startswith("--config."):
-                raise UserError(f"unknown argument {text!r} (--help lists the flags)")
-        config = configuration(args.config, rest)
+        args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
+        config = of_the_paper(args.config, overrides)
         devices.configure(precision=config.device.precision)
         state = published.read_checkpoint(args.checkpoint)
         store, split = open_store(args.store), splits.load(args.split)

@@ -19,10 +19,11 @@ sys.path.insert(0, str(ROOT))
 import dataclasses
 
 from avdiff_jax import devices, results, trained
+from avdiff_jax.command_line import Parser
 from avdiff_jax.data import splits
 from avdiff_jax.data.sets import DRAWS
 from avdiff_jax.data.store import open_store
-from avdiff_jax.errors import Parser, UserError, one_sentence
+from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.train import evaluation, protocol
 
 

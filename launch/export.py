@@ -17,19 +17,19 @@ sys.path.insert(0, str(ROOT))
 import dataclasses
 
 from avdiff_jax import devices, exported, trained
+from avdiff_jax.command_line import Parser
 from avdiff_jax.data.report import size_text
-from avdiff_jax.errors import Parser, UserError, one_sentence
+from avdiff_jax.errors import UserError, one_sentence
 
 
 def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
-    p.add_argument("--model", required=True, help="workdir of a run, or a model file")
-    p.add_argument("--draw", type=int, default=0, help="of the few shots, which of a run's models")
+    p.add_model()
     for modality in ("audio", "video"):
         p.add_argument(f"--{modality}-tokens", type=int, metavar="T",
                        help="function: most tokens of a clip; default: of a training clip")
-    p.add_argument("--out", required=True, metavar="FILE")
+    p.add_argument("--out", required=True, metavar="FILE", help=".npz: parameters; else: function")
     return p
 
 

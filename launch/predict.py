@@ -20,18 +20,18 @@ import csv
 import time
 
 from avdiff_jax import devices, trained
+from avdiff_jax.command_line import Parser
 from avdiff_jax.data import stream
 from avdiff_jax.data.drafts import draft
 from avdiff_jax.data.store import open_store
-from avdiff_jax.errors import Parser, UserError, one_sentence
+from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.progress import Progress
 
 
 def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
-    p.add_argument("--model", required=True, help="workdir of a run, or a model file")
-    p.add_argument("--draw", type=int, default=0, help="of the few shots, which of a run's models")
+    p.add_model()
     source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--store", metavar="FILE.h5", help="its labels are not read")
     source.add_argument("--npz", action="append", metavar="FILE", help="flat arrays; may repeat")
@@ -41,7 +41,7 @@ def parser() -> Parser:
                        help="npz: KEY_flat and KEY_offsets, or VALUES,OFFSETS")
     p.add_argument("--id-key", metavar="KEY", help="npz: clip ids; default: numbered")
     p.add_argument("--top", type=int, default=1, help="classes a clip")
-    p.add_argument("--out", required=True, metavar="FILE.csv")
+    p.add_argument("--out", required=True, metavar="FILE.csv", help="where the classes go")
     return p
 
 

@@ -15,6 +15,8 @@ PACKAGE = ROOT / "avdiff_jax"
 ORDER = [
     "errors",
     "files",
+    "command_line",
+    "configuration",
     "progress",
     "devices",
     "hosts",
@@ -37,6 +39,9 @@ ORDER = [
     "data/partition",
     "data/importers",
     "data/official",
+    "data/layouts",
+    "data/class_names",
+    "data/inspection",
     "data/batches",
     "data/stream",
     "data/synthetic",

@@ -9,6 +9,13 @@ from collections.abc import Iterator
 from avdiff_jax.errors import UserError
 
 
+def check_free(*paths, overwrite: bool) -> None:
+    """Raises UserError where a file is there already, unless it may be overwritten."""
+    there = [os.fspath(path) for path in paths if os.path.exists(path)]
+    if there and not overwrite:
+        raise UserError(f"{there[0]} exists already: name another place or add --overwrite")
+
+
 @contextlib.contextmanager
 def draft(path) -> Iterator[str]:
     """Yields the name of a file to write; when all went well it takes the place of `path`.

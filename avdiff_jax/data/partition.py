@@ -86,7 +86,7 @@ def from_store(
     if by == "group" and not groups:
         raise UserError(
             f"store {store.name!r} has no groups but the split is to be by group; import it with "
-            "groups or split by clip"
+            "groups or split it with --by clip"
         )
     val, test = (
         default if asked is None else float(asked)
@@ -137,8 +137,9 @@ def _choose_classes(
     for kind, size in _sizes(others, len(with_clips)).items():
         if not 0 < size <= len(free):
             raise UserError(
-                f"{kind} asks for {size} classes but {len(free)} of the {len(with_clips)} "
-                f"in store {store.name!r} are left; ask for at least 1 and fewer in all"
+                f"{kind}={others[kind]} asks for {size} classes but {len(free)} of the "
+                f"{len(with_clips)} in store {store.name!r} are left; ask for at least 1 and fewer "
+                "in all"
             )
         chosen[kind], free = free[:size], free[size:]
     return {kind: chosen[kind] for kind in wishes}
@@ -236,7 +237,7 @@ def _deal_groups(request: _Request) -> dict[str, str]:
     raise UserError(
         f"{ORDERS} ways to deal out {len(held_by)} groups all fell short, the last because "
         f"{short}; ask for fewer shots, other shares of validation and test or other classes, or "
-        "split by clip"
+        "hold out clips instead of groups with --by clip"
     )
 
 
@@ -260,7 +261,7 @@ def _content(request: _Request) -> dict[str, Counter]:
             raise UserError(
                 f"class {name!r} has clips in {len(set(own))} groups but as a {kind_of[name]} "
                 f"class it needs {fewest} to be held out by group; leave it out, make it another "
-                "kind of class or split by clip"
+                "kind of class, or hold out clips instead of groups with --by clip"
             )
         for group in own:
             held_by.setdefault(group, Counter())[name] += 1

@@ -26,18 +26,19 @@ class Report(NamedTuple):
 
     def __str__(self):
         counts = list(self.clips_per_class.values())
+        each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
         lines = [
             f"store      {self.path} ({self.name}), {size_text(self.file_bytes)}",
             f"clips      {self.clips}",
-            f"classes    {len(counts)}, with {min(counts)} to {max(counts)} clips each, "
-            f"text vectors of {self.text_dim}",
-            f"groups     {'none' if self.groups is None else self.groups}",
+            f"classes    {len(counts)}, with {each} clips each and text vectors of {self.text_dim}",
+            f"groups     {self.groups or 'none'}",
         ]
         for modality, part in (("audio", self.audio), ("video", self.video)):
             lines.append(
-                f"{modality}      {part['tokens']} tokens of {part['dim']} x {part['dtype']}, "
-                f"one per {part['seconds']:g} s; tokens per clip min {part['min']}, "
-                f"median {part['median']:g}, max {part['max']}; {part['missing']} clips without"
+                f"{modality}      {part['dim']} features a token ({part['dtype']}), a token every "
+                f"{part['seconds']:g} s; {part['min']} to {part['max']} tokens a clip, median "
+                f"{part['median']:g}, {part['tokens']} in all; "
+                f"{part['missing'] or 'no'} clips without {modality}"
             )
         return "\n".join(lines + [f"note       {note}" for note in self.notes])
 

@@ -92,6 +92,12 @@ def table(split: dict) -> str:
     return "\n".join("  ".join(line) for line in lines)
 
 
+def report(split: dict) -> str:
+    """`table`, what its heads mean, and the notes."""
+    legend = "clips of each set; B1 base classes, N1 novel ones of stage 1, N2 of stage 2"
+    return "\n".join([table(split), legend, *(f"note: {n}" for n in split.get("notes", ()))])
+
+
 # --- on disk -------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,10 @@ from avdiff_jax.data.pickles import read_pickle
 from avdiff_jax.data.text import match_text
 from avdiff_jax.errors import UserError
 
+# What the message about an unfit .npz says; a .npy and a .csv leave less to choose.
+READ = ("read are an .npz with one vector a class name, or with emb [classes, features] and names "
+        "[classes] (other names: --text-key and --text-names)")
+
 
 def read_text(path, key=None, names_key=None) -> dict[str, np.ndarray]:
     """Class text vectors by name.
@@ -43,7 +47,8 @@ def read_text(path, key=None, names_key=None) -> dict[str, np.ndarray]:
         vector = np.asarray(vector)
         if vector.ndim != 1 or vector.size == 0 or vector.dtype.kind not in "biuf":
             raise UserError(f"text file {path} has shape {vector.shape}, type {vector.dtype} for "
-                            f"{name!r} where a numeric vector is needed: mend it")
+                            f"{name!r} where a numeric vector is needed; "
+                            f"{READ if suffix == '.npz' else 'mend it'}")
         with np.errstate(over="ignore"):  # infinity is refused later, with the class's name
             vectors[name] = vector.astype(np.float32)
         first = next(iter(vectors))
@@ -78,7 +83,7 @@ def _text_of_npz(path, key, names_key):
     names = files.array(names_key, "--text-names")
     if matrix.ndim != 2 or names.shape != matrix.shape[:1]:
         raise UserError(f"text file {path} has {key!r} of shape {matrix.shape} and {names_key!r} "
-                        f"of shape {names.shape}: change --text-key or --text-names")
+                        f"of shape {names.shape}; {READ}")
     return zip(names.tolist(), matrix, strict=True)
 
 

@@ -64,8 +64,8 @@ def npz(tmp_path):
 def test_import_npz_reports(run, npz):
     code, out, _ = run(*NPZ, "--pool", "audio=4", "--pool=video=2")
     assert code == 0
-    for words in ("clips      20", "classes    2, with 10 to 10 clips", "groups     10",
-                  "one per 2 s", "one per 0.5 s", "median", "0 clips without", "KiB"):
+    for words in ("clips      20", "classes    2, with 10 clips each", "groups     10",
+                  "a token every 2 s", "a token every 0.5 s", "median", "no clips without", "KiB"):
         assert words in out
     store = open_store("out.h5")
     assert (store.audio.seconds, store.video.seconds) == (2.0, 0.5)
@@ -134,7 +134,7 @@ def test_a_bad_official_split_leaves_nothing(run, tmp_path):
 def test_inspect_a_store_and_a_split(run, npz):
     run(*NPZ)
     code, out, _ = run("inspect", "out.h5", "--plot", "plots/out.png")
-    assert code == 0 and "clips      20" in out and "sources    ['f.npz', 'text.csv']" in out
+    assert code == 0 and "clips      20" in out and "made from  f.npz, text.csv\n" in out
     assert Path("plots/out.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     run("synthesize", "--out=s.h5", "--classes=8", "--clips-per-class=16", "--audio-dim=8",
         "--video-dim=8", "--text-dim=16")
@@ -142,7 +142,31 @@ def test_inspect_a_store_and_a_split(run, npz):
                        "--shots=2", "--by=clip", "--out=s.json")
     assert code == 0 and "8/4/2/2" in out
     code, out, _ = run("inspect", "s.json", "--plot", "split.png")
-    assert code == 0 and "2 shots, seed 0, by clip" in out and os.path.exists("split.png")
+    assert code == 0 and "2 shots, by clip, seed 0" in out and os.path.exists("split.png")
+
+
+def test_what_is_there_is_kept_unless_told(run, npz, tmp_path):
+    make_archive(tmp_path / "UCF")
+    Path("names.txt").write_text("dog\n")
+    small = ["--classes=8", "--clips-per-class=16", "--audio-dim=8", "--video-dim=8",
+             "--text-dim=16"]
+    run("synthesize", "--out=s.h5", *small)
+    split = ["split", "--store=s.h5", "--base=4", "--novel1=2", "--novel2=2", "--shots=2",
+             "--by=clip"]
+    for command in (NPZ[:-2], ["synthesize", *small], split,
+                    ["text", "--classes=names.txt", "--vectors=text.csv"]):
+        out = Path("made.npz")
+        out.write_text("dear")
+        code, _, err = run(*command, f"--out={out}")
+        assert code == 2 and "error: made.npz exists already" in err and "--overwrite" in err
+        assert out.read_text() == "dear"
+        assert run(*command, f"--out={out}", "--overwrite")[0] == 0
+        assert out.read_bytes() != b"dear"
+    # an archive's own split counts too
+    official = ["import", "--layout=official", "--root=UCF", "--shots=2", "--out=ucf.h5"]
+    Path("ucf-2shot.json").write_text("dear")
+    fails(run, official, "ucf-2shot.json exists already")
+    assert not os.path.exists("ucf.h5")
 
 
 def test_split_by_lists_of_names(run):
@@ -155,6 +179,8 @@ def test_split_by_lists_of_names(run):
              "--novel1=novel1.txt"]
     code, _, err = run(*words)
     assert code == 2 and "--store needs --novel2" in err
+    code, _, err = run(*words[:-2])
+    assert code == 2 and "--store needs --base, --novel1, --novel2: give a count" in err
     assert run(*words, "--novel2=novel2.txt")[0] == 0
     assert splits.load("s.json")["classes"]["base1"] == sorted(names[:4])
     code, _, err = run(*words, "--novel2=elsewhere.txt")
@@ -201,7 +227,7 @@ def test_text_from_word_vectors_is_imported(run, npz):
 def test_text_says_what_disagrees(run, npz):
     glove("glove.txt", "sit", "stand", "to", "up")
     Path("names.txt").write_text("sit to stand\nstand to sit\nstanding upp\nsit down\n")
-    words = ["text", "--classes=names.txt", "--out=t.npz"]
+    words = ["text", "--classes=names.txt", "--out=t.npz", "--overwrite"]
     fails(run, [*words, "--words=glove.txt"],
           "has no word of 1 of 4 classes: 'standing upp' (close to 'stand', 'up'): respell them")
     Path("map.csv").write_text("original,manual\nStanding upp,stand up\n")
@@ -277,7 +303,12 @@ def fails(run, words, sentence):
     (["split", "--lists=none", "--shots=1", "--out=s.json"], "none"),
     (["split", "--lists=none", "--base=3", "--shots=1", "--out=s.json"], "--base means nothing"),
     (["split", "--shots=1", "--out=s.json"], "--lists --store is required"),
-    (["import", "--layout=npz", "--out=s.h5"], "--layout npz needs --"),
+    (["split"], "required: --shots, --out, --lists or --store (--help"),
+    (["split", "--store=s.h5"], "required: --shots, --out (--help"),
+    (["import", "--layout=npz", "--out=s.h5", "--npz=f.npz"],
+     "--layout npz needs --label-key, --text, --audio-seconds, --video-seconds: add"),
+    (["import", "--layout=manifest", "--out=s.h5", "--root=x", "--shots=1"],
+     "--root, --shots means nothing with --layout manifest"),
     (["import", "--layout=official", "--root=none", "--shots=5", "--out=s.h5"], "no folder 'feat"),
     (["import", "--layout=tar", "--out=s.h5"], "invalid choice: 'tar'"),
     (["synthesize", "--out=s.h5", "stray"], "unrecognized arguments: stray"),

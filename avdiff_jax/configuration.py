@@ -1,0 +1,49 @@
+"""From `--config=FILE.py:WORDS --config.field=value ...` to the configuration of a run."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from avdiff_jax.errors import UserError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def located(name: str) -> str:
+    """FILE.py:WORDS with a FILE.py that exists, here or in the checkout.
+
+    Raises:
+      UserError: there is none.
+    """
+    file, colon, words = name.partition(":")
+    path = Path(file) if Path(file).exists() else CHECKOUT / file
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"--config={file} names no file that ends in .py: try "
+                        "--config=configs/synthetic.py:5shot")
+    return f"{path}{colon}{words}"
+
+
+def resolve(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The configuration, locked, of a FILE.py:WORDS after `--config.field=value` overrides.
+
+    Raises:
+      UserError: no such file, an unknown word or field, or a value of the wrong type.
+    """
+    argv = ["", f"--config={located(name)}", *overrides]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_file(
+            "config", flag_values=values, lock_config=True, sys_argv=argv
+        )
+        values(argv)
+        return values.config
+    except (AttributeError, KeyError) as error:  # an override of a field that is not there
+        field, better = re.findall(r"'(\w+)|mean \"(\w+)|$", str(error))[:2]
+        word = next((w for w in argv if field[0] in w.partition("=")[0].split(".")), field[0])
+        advice = f"did you mean {better[1]}?" if better[1] else "configs/common.py has them all"
+        raise UserError(f"unknown field {word}: {advice}") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(re.sub(r"^\w*Error: ", "", str(error).splitlines()[-1])) from None
