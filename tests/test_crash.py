@@ -194,7 +194,7 @@ def test_killed_in_the_middle_of_an_import(tmp_path):
             sys.executable, str(ROOT / "launch" / "data.py"), "import", "--layout=npz",
             f"--npz={tmp_path / 'in.npz'}", f"--text={tmp_path / 'text.npz'}", "--audio-key=a",
             "--video-key=v", "--label-key=label", "--class-key=names", "--audio-seconds=1",
-            "--video-seconds=1", f"--out={out / 's.h5'}",
+            "--video-seconds=1", f"--out={out / 's.h5'}", "--overwrite",
         ]
 
     code, said, _ = run(command(outs[0]), outs[0])

@@ -27,6 +27,11 @@ def test_equation_index():
         assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(), re.M)
 
 
+def test_lines_fit_a_terminal():
+    long = [line for line in README.splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert not long
+
+
 def test_commands_name_files_that_exist():
     for script in re.findall(r"python (launch/\w+\.py)", README):
         assert (ROOT / script).is_file(), script

@@ -182,6 +182,7 @@ def test_split_by_lists_of_names(run):
     code, _, err = run(*words[:-2])
     assert code == 2 and "--store needs --base, --novel1, --novel2: give a count" in err
     assert run(*words, "--novel2=novel2.txt")[0] == 0
+    words.append("--overwrite")
     assert splits.load("s.json")["classes"]["base1"] == sorted(names[:4])
     code, _, err = run(*words, "--novel2=elsewhere.txt")
     assert code == 2 and "--novel2 elsewhere.txt is no count" in err

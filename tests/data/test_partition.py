@@ -130,8 +130,8 @@ def test_classes_by_count_fraction_and_list(base, novel1, novel2, sizes):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"base": 7}, "novel1 asks for 2 classes but 1 of the 8"),
-        ({"base": 0}, "base asks for 0 classes"),
+        ({"base": 7}, "novel1=0.25 asks for 2 classes but 1 of the 8"),
+        ({"base": 0}, "base=0 asks for 0 classes"),
         ({"base": 0.8}, "novel1 is 0.25 and the fractions before it sum to 0.8"),
         ({"base": 1.0}, "write a count without a point"),
         ({"base": "class 1"}, "base is the text 'class 1'"),
@@ -147,6 +147,7 @@ def test_classes_by_count_fraction_and_list(base, novel1, novel2, sizes):
         ({"seed": -1}, "seed is -1"),
         ({"shots": 0}, "shots is 0"),
         ({"shots": 17}, r"class 'class \d' \(novel1\) keeps 16 clips in its train groups but need"),
+        ({"shots": 17}, "hold out clips instead of groups with --by clip"),
         ({"by": "clip", "shots": 40}, "has 29 clips of class .* exactly 40 shots"),
         ({"store": make_store(by_subject(n_subjects=2))}, "in 2 groups but .* needs 3 to be held"),
         ({"store": make_store(ungrouped(n_subjects=1, repeats=2)), "shots": 1}, "no clip of class"),
