@@ -15,7 +15,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
-import datetime
 import os
 import re
 import signal
@@ -35,7 +34,6 @@ from avdiff_jax.data import (
 from avdiff_jax.data import report as reports
 from avdiff_jax.data import store as stores
 from avdiff_jax.data.class_names import class_names
-from avdiff_jax.data.clips import pooled
 from avdiff_jax.data.drafts import check_free
 from avdiff_jax.data.inspection import inspected
 from avdiff_jax.errors import UserError, one_sentence
@@ -54,41 +52,15 @@ def import_features(args, arguments):
     """`import`: a store from the published layout, from .npz arrays or from a manifest."""
     settings = {key: value for key in layouts.SETTINGS
                 if (value := getattr(args, key)) is not None}
-    layouts.check(args.layout, settings)
     split_path = args.split or f"{os.path.splitext(args.out)[0]}-{args.shots}shot.json"
-    check_free(args.out, *([split_path] if args.layout == "official" else []),
-               overwrite=args.overwrite)
-    progress = Progress(None, "import")
-    clips, source = layouts.read(args.layout, settings, progress)
-    pool = _pooling(args.pool)
-    clips = pooled(clips, **pool)
-    name = args.name or Path(args.out).stem
-    brings_split = source.sets is not None
-    if brings_split:
-        # an official archive brings its split; it is audited before the store is published
-        clips, finish = _with_split(clips, source, name, args.shots)
-    fixed = layouts.LAYOUTS[args.layout].seconds
-    seconds = {m: settings.get(f"{m}_seconds", fixed.get(m)) for m in ("audio", "video")}
-    progress.total = source.total
-    with progress:
-        report = stores.write_store(
-            args.out, name=name, clips=clips,
-            class_names=source.class_names, class_text=source.class_text,
-            audio_seconds=seconds["audio"] * pool["audio"],
-            video_seconds=seconds["video"] * pool["video"],
-            provenance={
-                "command": _portable(arguments),
-                "sources": source.files,
-                "pool": pool,
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            },
-            may_lack_modality=args.may_lack_modality,
-            video_dtype=args.video_dtype, notes=source.notes,
-            # the official reader counts MiB itself, the others leave it to the store to count clips
-            progress=None if brings_split else progress)
+    makes = [args.out, *([split_path] if args.layout == "official" else [])]
+    check_free(*makes, overwrite=args.overwrite)
+    report, split = layouts.imported(
+        args.layout, settings, args.out, name=args.name or Path(args.out).stem,
+        pool=_pooling(args.pool), command=_portable(arguments),
+        may_lack_modality=args.may_lack_modality, video_dtype=args.video_dtype)
     print(report)
-    if brings_split:
-        split = finish()
+    if split:
         splits.write(split, split_path)
         print(f"split      {split_path}, the archive's own sets\n\n{splits.report(split)}")
 
@@ -103,21 +75,6 @@ def _pooling(words):
                             f"change it")
         pool[match[1]] = int(match[2])
     return pool
-
-
-def _with_split(clips, source, name, shots):
-    """The same clips, after the last of which the split is made, so that a bad one stops all."""
-    made, groups = [], {}
-
-    def watched():
-        for clip in clips:
-            groups[clip.clip_id] = clip.group
-            yield clip
-        made.append(splits.finish(
-            source.sets, source.classes, name=name, shots=shots, seed=None, by="official",
-            groups=groups))
-
-    return watched(), lambda: made[0]
 
 
 def _portable(arguments):

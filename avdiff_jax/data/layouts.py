@@ -1,13 +1,18 @@
-"""The layouts that features come in: which settings each needs, and its reader.
+"""The layouts that features come in, and the store that is made of what lies in one.
 
 A setting has the name of its flag of `launch/data.py import`.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import datetime
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from avdiff_jax.data import importers, official
+from avdiff_jax.data import importers, official, splits
+from avdiff_jax.data.clips import Clip, pooled
+from avdiff_jax.data.report import Report
+from avdiff_jax.data.store import MODALITIES, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.progress import Progress
 
 
 class Layout(NamedTuple):
@@ -59,11 +64,58 @@ def _flags(settings) -> str:
     return ", ".join("--" + setting.replace("_", "-") for setting in settings)
 
 
-def read(name: str, settings: Mapping, progress):
-    """(clips, Source) of a layout; `progress` is told MiB where the reader knows them."""
-    layout = LAYOUTS[name]
-    names = [key for key in (*layout.needs, *layout.takes) if key not in (*RATES, "split")]
-    own = {key: settings.get(key) for key in names}
-    if name == "official":
-        own["progress"] = progress
-    return layout.read(own.pop(layout.needs[0]), **own)
+def imported(
+    layout: str, settings: Mapping, path, *, name: str, pool: Mapping[str, int], command: str,
+    may_lack_modality: bool = False, video_dtype: str = "float32",
+) -> tuple[Report, dict | None]:
+    """Makes the store `path`; returns what it holds, and the split that an official archive brings.
+
+    Args:
+      settings: those that were given, as `check` wants them.
+      name: of the data set.
+      pool: how many tokens of each modality are averaged into one.
+      command: goes into the provenance.
+
+    Raises:
+      UserError: settings, files or a split that are not in order; nothing is left behind.
+    """
+    check(layout, settings)
+    read, needs, takes, fixed = LAYOUTS[layout]
+    own = {key: settings.get(key) for key in (*needs, *takes) if key not in (*RATES, "split")}
+    brings_split, progress = layout == "official", Progress(None, "import")
+    if brings_split:
+        own["progress"] = progress  # it counts MiB, the others leave it to the store to count clips
+    clips, source = read(own.pop(needs[0]), **own)
+    clips, made = pooled(clips, **pool), []
+    if brings_split:
+        clips = _watched(clips, source, name, settings["shots"], made)
+    seconds = {m: settings.get(f"{m}_seconds", fixed.get(m)) for m in MODALITIES}
+    progress.total = source.total
+    with progress:
+        report = write_store(
+            path, name=name, clips=clips,
+            class_names=source.class_names, class_text=source.class_text,
+            audio_seconds=seconds["audio"] * pool["audio"],
+            video_seconds=seconds["video"] * pool["video"],
+            provenance={
+                "command": command,
+                "sources": source.files,
+                "pool": dict(pool),
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            },
+            may_lack_modality=may_lack_modality, video_dtype=video_dtype, notes=source.notes,
+            progress=None if brings_split else progress,
+        )
+    return report, made[0] if made else None
+
+
+def _watched(clips, source, name, shots, made: list) -> Iterator[Clip]:
+    """The same clips; after the last the split is made and audited, so that a bad one stops all
+    before the store is published."""
+    groups = {}
+    for clip in clips:
+        groups[clip.clip_id] = clip.group
+        yield clip
+    made.append(splits.finish(
+        source.sets, source.classes, name=name, shots=shots, seed=None, by="official",
+        groups=groups))
