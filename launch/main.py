@@ -9,7 +9,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from absl import logging
+from absl import flags, logging
 
 from avdiff_jax import configuration, devices, hosts, results
 from avdiff_jax.command_line import Parser
@@ -42,6 +42,7 @@ def main(argv=None):
     config = configuration.resolve(args.config, overrides)
     check_values(config)
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
+    flags.FLAGS.mark_as_parsed()  # and has absl flags of its own, of which the defaults are meant
     devices.configure(config.device.deterministic, config.device.precision)
     if args.processes > 1 or args.coordinator:
         hosts.start(args.coordinator, args.processes, args.process)
