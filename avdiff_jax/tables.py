@@ -186,12 +186,13 @@ def _with_best(table: Table, within: int, numbers: Iterable[str] | None = None) 
 def paper_tables(cells: Cells) -> list[Table]:
     """Tables 2 to 6, Table 1 of the supplement and the numbers behind its Figure 1, as far as there
     are runs for them: no row, column or table is empty, and none of Tables 3 to 6 and Figure 1
-    shows a data set of which only one of the values that it compares was run.
+    shows a data set of which only one of the values that it compares was run. Data sets that the
+    paper lacks come last, and are left to `benchmark_table` where all methods are compared.
     """
     summaries = {key: summary(runs) for key, runs in cells.items() if runs}
     found = {key.dataset for key in summaries}
-    published = list(paper()["main"])
-    datasets = [name for name in published if name in found] + sorted(found - set(published))
+    published = [name for name in paper()["main"] if name in found]
+    datasets = published + sorted(found - {*published})
 
     def ablation(number, what, title, choices):
         rows = []
@@ -208,13 +209,13 @@ def paper_tables(cells: Cells) -> list[Table]:
     main = [
         ((dataset, Key(dataset, 0, *row).label),
          [(Key(dataset, shots, *row), name) for shots, name in by_shots])
-        for dataset in datasets
+        for dataset in published
         for row in ROWS
     ]
     supplement = [
         ((dataset, str(shots), Key(dataset, shots, *row).label),
          [(Key(dataset, shots, *row), name) for name in NUMBERS])
-        for dataset in datasets
+        for dataset in published
         for shots in (1, 5, 10, 20)
         for row in ROWS
     ]

@@ -192,7 +192,7 @@ def parser() -> Parser:
     add("--root", help="official: folder that holds features/ and class-split/")
     add("--shots", type=int, help="official: which features/K-shot")
     add("--split", metavar="FILE.json",
-        help="official: where its own sets go; default OUT-Kshot.json")
+        help="official: where its own sets go; default: OUT-Kshot.json")
     add("--npz", action="append", metavar="FILE", help="npz: file with arrays; may repeat")
     add("--manifest", metavar="FILE.csv", help="manifest: clip_id,class,group,audio,video")
     for modality in ("audio", "video"):
@@ -203,8 +203,8 @@ def parser() -> Parser:
     add("--id-key", metavar="KEY", help="npz: clip ids; default: numbered")
     add("--group-key", metavar="KEY", help="npz: group of each clip (source video, subject ...)")
     add("--text", metavar="FILE", help="class text vectors: .npy dict, .npz or .csv")
-    add("--text-key", metavar="KEY", help="matrix in an .npz text file; default emb")
-    add("--text-names", metavar="KEY", help="names of its rows; default names")
+    add("--text-key", metavar="KEY", help="matrix in an .npz text file; default: emb")
+    add("--text-names", metavar="KEY", help="names of its rows; default: names")
     add("--text-map", metavar="FILE.csv", help="original,manual: class name, name in text file")
     for modality in ("audio", "video"):
         add(f"--{modality}-seconds", type=float, metavar="S",
@@ -227,8 +227,9 @@ def parser() -> Parser:
         add(f"--{kind}", metavar="N|0.N|FILE",
             help=f"{kind} classes of a store: count, fraction or text file of names")
     add("--by", choices=("group", "clip"), help="hold out groups or clips; default: groups if any")
-    for share in ("val", "test"):
-        add(f"--{share}", type=float, metavar="0.N", help="share of groups or clips held out")
+    for at, share in enumerate(("val", "test")):
+        usual = ", ".join(f"{shares[at]} by {by}" for by, shares in partition.SHARES.items())
+        add(f"--{share}", type=float, metavar="0.N", help=f"share held out; default: {usual}")
 
     made = command("text", make_text)
     source = made.add_mutually_exclusive_group(required=True)
@@ -244,8 +245,8 @@ def parser() -> Parser:
     add_out(add, "FILE.npz", "names and emb, for import --text")
     add("--unit", action=argparse.BooleanOptionalAction, default=True,
         help="scale each vector to length 1, as the benchmark's are")
-    add("--text-key", metavar="KEY", help="matrix in an .npz of --vectors; default emb")
-    add("--text-names", metavar="KEY", help="names of its rows; default names")
+    add("--text-key", metavar="KEY", help="matrix in an .npz of --vectors; default: emb")
+    add("--text-names", metavar="KEY", help="names of its rows; default: names")
     add("--text-map", metavar="FILE.csv",
         help="original,manual: class name, words or name to look it up by")
 

@@ -458,10 +458,13 @@ def test_a_table_that_would_compare_nothing_is_left_out(tmp_path):
     made = tables.paper_tables(runs.group([
         finish(tmp_path / "a"), finish(tmp_path / "b", "5shot,modality=audio"),
         finish(tmp_path / "c", overrides=["--config.dataset=mine"]),
+        finish(tmp_path / "d", "5shot,modality=video", overrides=["--config.dataset=mine"]),
     ]))
     assert [table.name for table in made] == ["table2", "table5", "supplement1"]
-    assert [texts for texts, _ in made[0].rows] == [("ucf", "avdiff"), ("mine", "avdiff")]
-    assert [texts for texts, _ in made[1].rows] == [("ucf", "audio"), ("ucf", "both")]
+    assert [texts for texts, _ in made[0].rows] == [("ucf", "avdiff")]  # the paper's only
+    assert [texts for texts, _ in made[1].rows] == [
+        ("ucf", "audio"), ("ucf", "both"), ("mine", "video"), ("mine", "both"),
+    ]
 
 
 def test_the_legend_explains_what_is_there(tmp_path):
