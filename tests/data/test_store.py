@@ -143,7 +143,7 @@ def test_report(tmp_path):
     assert (report.audio["min"], report.audio["median"], report.audio["max"]) == (2, 3, 7)
     assert report.file_bytes == os.path.getsize(tmp_path / "s.h5")
     text = str(report)
-    assert "a remark" in text and "3 x uint8" in text
+    assert "a remark" in text and "3 features a token (uint8)" in text
     assert "1 classes have no clip, the first is 'cat'" in text
     assert "'dog' and 'cat' have the same text vector" in text
 
