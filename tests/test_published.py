@@ -177,7 +177,7 @@ def test_command_refuses(command, files, golden, monkeypatch, capsys):
     monkeypatch.setattr(published, "read_checkpoint", lambda path: golden[0])
     assert "data.audio_scale=255, not standardize" in refused(
         command, [*WORDS, "--config.data.audio_scale=standardize"], capsys)
-    assert "unknown argument 'more'" in refused(command, [*WORDS, "more"], capsys)
+    assert "unrecognized arguments: more" in refused(command, [*WORDS, "more"], capsys)
     assert "holds params/fusion/block0/" in refused(
         command, [*WORDS, "--config.model.mlp=32"], capsys)
     Path("names.txt").write_text("e\nd\nc\nb\nf\n")

@@ -3,8 +3,6 @@
 import csv
 import importlib.util
 import json
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -55,27 +53,6 @@ def refused(run, tmp_path):
 def read(path):
     with open(path, newline="") as file:
         return list(csv.reader(file))
-
-
-def commands():
-    """The command lines of the README that use what was trained."""
-    text = (LAUNCH.parent / "README.md").read_text().replace("\\\n", " ")
-    names = "evaluate|predict|add_class|export|convert"
-    return re.findall(rf"^python launch/({names})\.py (.*?)(?: +#.*)?$", text, re.M)
-
-
-def test_the_readme_shows_each_command():
-    assert {name for name, _ in commands()} == {
-        "evaluate", "predict", "add_class", "export", "convert"
-    }
-
-
-@pytest.mark.parametrize("script, words", commands())
-def test_commands_of_the_readme_are_understood(script, words):
-    spec = importlib.util.spec_from_file_location(script, LAUNCH / f"{script}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.parser().parse_args(shlex.split(words))
 
 
 # --- evaluate
