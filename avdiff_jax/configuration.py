@@ -1,5 +1,6 @@
 """From `--config=FILE.py:WORDS --config.field=value ...` to the configuration of a run."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,24 +27,35 @@ def located(name: str) -> str:
     return f"{path}{colon}{words}"
 
 
+@contextlib.contextmanager
+def one_complaint(line: Sequence[str]):
+    """Says in one sentence what is wrong with a command line that absl parses inside.
+
+    Raises:
+      UserError: an unknown flag, word or field, or a value of the wrong type.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError) as error:  # an override of a field that is not there
+        field, better = re.findall(r"'(\w+)|mean \"(\w+)|$", str(error))[:2]
+        word = next((w for w in line if field[0] in w.partition("=")[0].split(".")), field[0])
+        advice = f"did you mean {better[1]}?" if better[1] else "configs/common.py has them all"
+        raise UserError(f"unknown field {word}: {advice}") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(re.sub(r"^\w*Error: ", "", str(error).splitlines()[-1])) from None
+
+
 def resolve(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The configuration, locked, of a FILE.py:WORDS after `--config.field=value` overrides.
 
     Raises:
       UserError: no such file, an unknown word or field, or a value of the wrong type.
     """
-    argv = ["", f"--config={located(name)}", *overrides]
+    line = ["", f"--config={located(name)}", *overrides]
     values = flags.FlagValues()
-    try:
+    with one_complaint(line):
         config_flags.DEFINE_config_file(
-            "config", flag_values=values, lock_config=True, sys_argv=argv
+            "config", flag_values=values, lock_config=True, sys_argv=line
         )
-        values(argv)
+        values(line)
         return values.config
-    except (AttributeError, KeyError) as error:  # an override of a field that is not there
-        field, better = re.findall(r"'(\w+)|mean \"(\w+)|$", str(error))[:2]
-        word = next((w for w in argv if field[0] in w.partition("=")[0].split(".")), field[0])
-        advice = f"did you mean {better[1]}?" if better[1] else "configs/common.py has them all"
-        raise UserError(f"unknown field {word}: {advice}") from None
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(re.sub(r"^\w*Error: ", "", str(error).splitlines()[-1])) from None

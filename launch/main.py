@@ -1,57 +1,67 @@
 """Runs the protocol: python launch/main.py --config=configs/vggsound.py:5shot
 
---config.x.y=v changes field x.y of the configuration; configs/common.py has every field.
+    --config.x.y=v changes field x.y of the configuration; configs/common.py has every field.
 """
 
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from absl import flags, logging
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 from avdiff_jax import configuration, devices, hosts, results
-from avdiff_jax.command_line import Parser
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.fields import check_values
 from avdiff_jax.train import protocol, stop
 
-
-def parser() -> Parser:
-    """The flags."""
-    p = Parser(__doc__)
-    p.add_argument("--config", metavar="FILE.py:WORDS",
-                   help="data set, and words such as 5shot,method=mbt; configs/ has the files")
-    p.add_argument("--workdir", metavar="DIR",
-                   help="where everything is written; default: runs/FILE-WORDS")
-    p.add_argument("--run", choices=protocol.RUNS, default="all", help="parts of the protocol")
-    p.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    p.add_argument("--coordinator", default="", metavar="HOST:PORT",
-                   help="process 0, where several machines share a run")
-    p.add_argument("--processes", type=int, default=1, metavar="N", help="how many share it")
-    p.add_argument("--process", type=int, default=0, metavar="I", help="which of them this is")
-    return p
+_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where everything is written; default: runs/FILE-WORDS")
+_RUN = flags.DEFINE_enum("run", "all", protocol.RUNS, "parts of the protocol")
+_RESUME = flags.DEFINE_bool("resume", False, "go on with an interrupted run")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, where several machines share a run")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "how many share it")
+_PROCESS = flags.DEFINE_integer("process", 0, "which of them this is, from 0")
 
 
-def main(argv=None):
-    """Runs what the flags say and prints the table."""
-    args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
-    if args.config is None:
+def parsed(argv):
+    """Parses the command line; a complaint is one sentence."""
+    if {"--help", "-help", "-h"} & {*argv[1:]}:
+        print(f"{__doc__}{flags.FLAGS.main_module_help()}")
+        raise SystemExit(0)
+    line = re.sub("(?m)^(--?config)\n", r"\1=", "\n".join(argv)).split("\n")
+    line = [
+        re.sub(r"^--?config=(.*)", lambda m: f"--config={configuration.located(m[1])}", word)
+        for word in line
+    ]
+    if not any(word.startswith("--config=") for word in line):
         raise UserError("--config is missing: try --config=configs/synthetic.py:5shot")
-    config = configuration.resolve(args.config, overrides)
-    check_values(config)
+    with configuration.one_complaint(line):
+        rest = flags.FLAGS(line)
+    if rest[1:]:
+        raise UserError(f"stray argument {rest[1]!r}: flags look like --name=value")
+    return rest
+
+
+def main(_):
+    """Runs what the flags say and prints the table."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
-    flags.FLAGS.mark_as_parsed()  # and has absl flags of its own, of which the defaults are meant
+    config = _CONFIG.value
+    check_values(config)
     devices.configure(config.device.deterministic, config.device.precision)
-    if args.processes > 1 or args.coordinator:
-        hosts.start(args.coordinator, args.processes, args.process)
-    path, _, words = args.config.partition(":")
+    if _PROCESSES.value > 1 or _COORDINATOR.value:
+        hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    path, _, words = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     default = "-".join(filter(None, [pathlib.Path(path).stem, *words.split(",")]))
-    workdir = pathlib.Path(args.workdir or f"runs/{default}")
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{default}")
     print(f"workdir: {workdir}")
     try:
-        outcome = protocol.run(config, workdir, args.run, args.resume)
+        outcome = protocol.run(config, workdir, _RUN.value, _RESUME.value)
     except stop.Stopped as stopped:
         print(f"stopped by {stopped}: saved in {workdir}, go on with --resume", file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None
@@ -65,4 +75,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     with one_sentence():
-        main()
+        app.run(main, flags_parser=parsed)
