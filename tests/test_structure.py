@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,6 +184,13 @@ def test_the_package_is_self_contained(path):
 @pytest.mark.parametrize("path", LAUNCH, ids=lambda path: path.stem)
 def test_launch_imports_only_the_package(path):
     assert not tops_of(path) & ({"launch", "configs", "tests"} | {other.stem for other in LAUNCH})
+
+
+@pytest.mark.parametrize("path", [*FILES, *LAUNCH], ids=lambda path: path.stem)
+def test_only_the_restricted_unpickler_unpickles(path):
+    unpicklers = {"pickle", "dill", "cloudpickle", "joblib"}
+    assert not tops_of(path) & unpicklers or path == PACKAGE / "data" / "pickles.py"
+    assert not re.search(r"allow_pickle=(?!False)|weights_only=(?!True)", path.read_text())
 
 
 def test_no_drawer_for_everything():
