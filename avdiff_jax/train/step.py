@@ -12,9 +12,11 @@ import optax
 from flax import struct
 
 from avdiff_jax import devices
-from avdiff_jax.data.batches import ROLES, Feed, Lengths
+from avdiff_jax.data.batches import ROLES, Feed, Lengths, largest_divisor
 from avdiff_jax.methods.method import Info, Method, Player, Vars
 from avdiff_jax.train.cached import Cache, Fused
+
+CACHED_TOKENS = 1024  # that are fused at a time on a CPU
 
 
 @struct.dataclass
@@ -180,6 +182,17 @@ def training_steps(
     return run
 
 
+def clips_at_once(clips: int, lengths: Lengths, mesh) -> int:
+    """How many clips of an evaluation batch are fused at a time.
+
+    On one CPU long clips take turns: attention scores that leave the caches cost more than the
+    products. Several devices share a batch out, and a GPU is faster with all of it.
+    """
+    if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
+        return clips
+    return largest_divisor(clips, max(1, CACHED_TOKENS // sum(lengths)))
+
+
 def fusing_step(method: Method, info: Info, feed: Feed) -> Callable:
     """Compiles `fuse(vars, data, inputs, lengths)`: the features of a batch in evaluation mode,
     [B, ...]."""
@@ -187,9 +200,18 @@ def fusing_step(method: Method, info: Info, feed: Feed) -> Callable:
 
     @partial(jax.jit, static_argnames="lengths", out_shardings=whole)
     def fuse(vars, data, inputs, lengths):
-        # No dropout in evaluation: the key is never read.
         batch = feed.batch(data, inputs, lengths)
-        return method.features(info, vars, batch, jax.random.key(0), False)[0]
+
+        def features(batch):
+            # No dropout in evaluation: the key is never read.
+            return method.features(info, vars, batch, jax.random.key(0), False)[0]
+
+        at_once = clips_at_once(len(batch.label), lengths, feed.mesh)
+        if at_once == len(batch.label):
+            return features(batch)
+        parts = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), batch)
+        found = jax.lax.map(features, parts)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
     return fuse
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from avdiff_jax.data import splits
+from avdiff_jax.data.batches import Lengths
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
-from avdiff_jax.train import evaluation
+from avdiff_jax.train import evaluation, step
 from avdiff_jax.train import stage as stages
 from avdiff_jax.train.evaluation import measure
 from avdiff_jax.train.stage import (
@@ -58,6 +59,15 @@ def test_scores_do_not_depend_on_order_or_bucket(vars, scores, monkeypatch):
     np.testing.assert_allclose(scores_of(vars, order), scores, atol=1e-6)
     buckets = stages.evaluation_buckets
     monkeypatch.setattr(stages, "evaluation_buckets", lambda *a: buckets(*a, most=1))
+    np.testing.assert_allclose(scores_of(vars), scores, atol=1e-6)
+
+
+def test_long_clips_are_fused_in_turns_on_a_cpu(vars, scores, monkeypatch):
+    lengths = Lengths(184, 300)
+    assert step.clips_at_once(32, lengths, tiny.mesh()) == 2
+    assert step.clips_at_once(32, lengths, tiny.mesh(2)) == 32
+    monkeypatch.setattr(step, "CACHED_TOKENS", 40)
+    assert step.clips_at_once(16, Lengths(6, 9), tiny.mesh()) == 2
     np.testing.assert_allclose(scores_of(vars), scores, atol=1e-6)
 
 
