@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data import official, splits
+from avdiff_jax.data import layouts, official, splits
 from avdiff_jax.data import store as stores
 from avdiff_jax.data.report import report
 from avdiff_jax.errors import UserError
@@ -76,12 +76,11 @@ def _archive(path, shots):
     lines = [f"archive    {path} with features for {', '.join(map(str, found)) or 'no'} shots"]
     lengths, counts = {"audio": [], "video": []}, Counter()
     for k in [shots] if shots is not None else found:
-        lengths, counts, groups = {"audio": [], "video": []}, Counter(), {}
+        lengths, counts, made = {"audio": [], "video": []}, Counter(), []
         with Progress(None, f"{k} shots") as progress:
             clips, source = official.read_official(path, k, progress=progress)
-            for clip in clips:
+            for clip in layouts.watched(clips, source, source.name, k, made):
                 counts[clip.class_name] += 1
-                groups[clip.clip_id] = clip.group
                 for modality in lengths:
                     lengths[modality].append(len(getattr(clip, modality)))
         lines += [f"clips      {counts.total()}",
@@ -89,7 +88,5 @@ def _archive(path, shots):
         lines += [f"{modality}      {min(values)} to {max(values)} tokens a clip, median "
                   f"{np.median(values):g}" for modality, values in lengths.items()]
         lines += [f"note       {note}" for note in source.notes]
-        lines.append(splits.report(splits.finish(
-            source.sets, source.classes, name=source.name, shots=k, seed=None, by="official",
-            groups=groups)))
+        lines.append(splits.report(made[0]))
     return Inspection("\n".join(lines), lengths, dict(counts))

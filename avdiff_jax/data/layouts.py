@@ -88,7 +88,7 @@ def imported(
     clips, source = read(own.pop(needs[0]), **own)
     clips, made = pooled(clips, **pool), []
     if brings_split:
-        clips = _watched(clips, source, name, settings["shots"], made)
+        clips = watched(clips, source, name, settings["shots"], made)
     seconds = {m: settings.get(f"{m}_seconds", fixed.get(m)) for m in MODALITIES}
     progress.total = source.total
     with progress:
@@ -109,9 +109,9 @@ def imported(
     return report, made[0] if made else None
 
 
-def _watched(clips, source, name, shots, made: list) -> Iterator[Clip]:
-    """The same clips; after the last the split is made and audited, so that a bad one stops all
-    before the store is published."""
+def watched(clips, source, name, shots, made: list) -> Iterator[Clip]:
+    """The same clips of a published archive; after the last its split is made and audited, so that
+    a bad one stops all before the store is published, and put into `made`."""
     groups = {}
     for clip in clips:
         groups[clip.clip_id] = clip.group
