@@ -32,10 +32,9 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=False, create=True
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._unraisable = sys.unraisablehook
 
     def __enter__(self):
-        sys.unraisablehook = self._unless_closed
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._unless_closed
         return self
 
     def __exit__(self, *_):

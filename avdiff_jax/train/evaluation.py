@@ -20,13 +20,7 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.files import plain, write_atomically, write_csv
 from avdiff_jax.hosts import fetch
 from avdiff_jax.methods.method import Vars
-from avdiff_jax.train.stage import (
-    Bench,
-    joined,
-    measured_buckets,
-    scored,
-    training_features,
-)
+from avdiff_jax.train.stage import Bench, joined, measured_buckets, scored, training_features
 from avdiff_jax.train.step import compiled
 from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.writer import Writer

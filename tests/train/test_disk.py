@@ -53,7 +53,7 @@ def test_a_disk_that_fills_up(disk, tmp_path):
             last, _ = protocol.checkpoints(workdir)
             vouched.append(protocol.committed(last))
     # How much a save takes on the way differs from run to run; what is saved stays saved.
-    assert vouched == sorted(vouched) and vouched[-1] > 0
+    assert vouched == sorted(vouched) and vouched[1] < vouched[-1]
     disk("ro,size=8m")
     assert "Read-only file system" in stopped(c, workdir, resume=True)
     disk("rw,size=8m")
