@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,3 +60,25 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
         )
         values(line)
         return values.config
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the absl flags of a launch file, `--config` among them, for `app.run`.
+
+    Raises:
+      UserError: `--config` is missing, an unknown flag, word or field, or a wrong value.
+    """
+    if {"--help", "-help", "-h"} & {*argv[1:]}:
+        print(f"{sys.modules['__main__'].__doc__}{flags.FLAGS.main_module_help()}")
+        raise SystemExit(0)
+    line = re.sub("(?m)^(--?config)\n", r"\1=", "\n".join(argv)).split("\n")
+    line = [
+        re.sub(r"^--?config=(.*)", lambda m: f"--config={located(m[1])}", word) for word in line
+    ]
+    if not any(word.startswith("--config=") for word in line):
+        raise UserError("--config is missing: try --config=configs/synthetic.py:5shot")
+    with one_complaint(line):
+        rest = flags.FLAGS(line)
+    if rest[1:]:
+        raise UserError(f"stray argument {rest[1]!r}: flags look like --name=value")
+    return rest

@@ -4,7 +4,6 @@
 """
 
 import pathlib
-import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -14,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from avdiff_jax import configuration, devices, hosts, results
-from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.errors import one_sentence
 from avdiff_jax.fields import check_values
 from avdiff_jax.train import protocol, stop
 
@@ -27,25 +26,6 @@ _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, where several machines share a run")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "how many share it")
 _PROCESS = flags.DEFINE_integer("process", 0, "which of them this is, from 0")
-
-
-def parsed(argv):
-    """Parses the command line; a complaint is one sentence."""
-    if {"--help", "-help", "-h"} & {*argv[1:]}:
-        print(f"{__doc__}{flags.FLAGS.main_module_help()}")
-        raise SystemExit(0)
-    line = re.sub("(?m)^(--?config)\n", r"\1=", "\n".join(argv)).split("\n")
-    line = [
-        re.sub(r"^--?config=(.*)", lambda m: f"--config={configuration.located(m[1])}", word)
-        for word in line
-    ]
-    if not any(word.startswith("--config=") for word in line):
-        raise UserError("--config is missing: try --config=configs/synthetic.py:5shot")
-    with configuration.one_complaint(line):
-        rest = flags.FLAGS(line)
-    if rest[1:]:
-        raise UserError(f"stray argument {rest[1]!r}: flags look like --name=value")
-    return rest
 
 
 def main(_):
@@ -75,4 +55,4 @@ def main(_):
 
 if __name__ == "__main__":
     with one_sentence():
-        app.run(main, flags_parser=parsed)
+        app.run(main, flags_parser=configuration.parse_flags)

@@ -9,10 +9,10 @@ Features are random, of the benchmark's sizes, so no file is needed.
     --config.x.y=v       changes field x.y of the configuration; see configs/common.py
 
 Efficiency = (matrix-product FLOPs that the mathematics needs, see avdiff_jax/flops.py) / seconds
-/ (this machine's float32 matrix-product rate, measured before and after each phase, since other
-work on the machine takes from both). Start s is the first call: tracing, compilation, one
-dispatch. The loader's line is the streamed mode's
-reading; its share is its part of a substage-1 step if nothing hid it.
+/ (this machine's float32 matrix-product rate). Calls of a phase and a large product take turns,
+since other work on the machine takes from both; medians count. Start s is the first call:
+tracing, compilation, one dispatch. The loader's line is the streamed mode's reading; its share is
+its part of a substage-1 step if nothing hid it.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ from absl import app, flags
 from jax.sharding import AxisType
 from ml_collections import config_flags
 
-from avdiff_jax import devices, files, flops
+from avdiff_jax import configuration, devices, files, flops
 from avdiff_jax.data.batches import ROLES, Feed, Lengths, fill, training_plan
 from avdiff_jax.data.splits import Members, Stage
 from avdiff_jax.data.store import Clip, open_store, write_store
-from avdiff_jax.errors import one_sentence
+from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.fields import check_values
 from avdiff_jax.methods import method
 from avdiff_jax.train.stage import bench, initial_vars, ready
@@ -59,7 +59,8 @@ TEST = {**TRAINING, "activitynet": Lengths(184, 300)}
 RAGGED = (3.0, 11.5)  # seconds, the clips of UCF
 CLASSES, BASE = 48, 42
 STEPS = 2  # of one dispatch
-SAMPLES = 5
+PRODUCT = 2048  # rows and columns of the matrices that the machine's rate is measured with
+SAMPLES = 9
 
 
 class Compilations:
@@ -84,18 +85,18 @@ def timed(run) -> float:
 
 def seconds_of(run, steps: int = 1) -> dict:
     """Seconds of a first call, which compiles, and the median of later ones, for each of the
-    `steps` that a call makes."""
+    `steps` that a call makes; and the rate in GFLOP/s of large float32 products in between, on
+    the part of all devices that one program uses."""
     first = timed(run)
-    found = float(np.median([timed(run) for _ in range(SAMPLES)]))
-    return {"first_call_seconds": first, "seconds_per_step": found / steps}
-
-
-def matmul_rate(size: int = 2048) -> float:
-    """GFLOP/s of large float32 products on all devices' part that one program uses."""
-    a = jnp.ones((size, size))
+    a = jnp.ones((PRODUCT, PRODUCT))
     product = jax.jit(jnp.matmul)
     timed(lambda: product(a, a))
-    return 2 * size**3 / min(timed(lambda: product(a, a)) for _ in range(8)) / 1e9
+    turns = [(timed(run), timed(lambda: product(a, a))) for _ in range(SAMPLES)]
+    found, beside = np.median(turns, axis=0)
+    return {
+        "first_call_seconds": first, "seconds_per_step": float(found) / steps,
+        "matmul_gflops": 2 * PRODUCT**3 / float(beside) / flops.GIGA,
+    }
 
 
 def peak_memory() -> dict:
@@ -129,6 +130,11 @@ def random_store(lengths: np.ndarray, sizes: flops.Sizes):
             audio_seconds=AUDIO_SECONDS, video_seconds=VIDEO_SECONDS, provenance={},
         )
         yield open_store(path)
+
+
+def training_lengths(config) -> Lengths:
+    """Tokens of a training clip of the config's dataset."""
+    return TRAINING.get(config.dataset, TRAINING["vggsound"])
 
 
 def lengths_of(count: int, fixed: Lengths, ragged: bool) -> np.ndarray:
@@ -246,33 +252,34 @@ def loader(b) -> dict:
     return {**seconds_of(read, STEPS), "clips": config.train.batch}
 
 
-def completed(phase: dict | None, rate: float) -> dict | None:
-    """A phase with efficiency at a rate in GFLOP/s, steps and clips per second."""
+def completed(phase: dict | None) -> dict | None:
+    """A phase with efficiency, steps and clips per second."""
     if phase is None:
         return None
     seconds, work = phase["seconds_per_step"], phase.get("needed_gflop")
     return {
-        "needed_gflop": None, **phase, "matmul_gflops": rate,
-        "efficiency": work and work / seconds / rate,
+        "needed_gflop": None, **phase,
+        "efficiency": work and work / seconds / phase["matmul_gflops"],
         "steps_per_second": 1 / seconds,
         "clips_per_second": phase["clips"] / seconds,
     }
 
 
 def measured(
-    config, sizes=flops.BENCHMARK, ragged: bool = False, mesh=None, only=None, trace=None
+    config, sizes=flops.BENCHMARK, ragged=False, mesh=None, only=None, trace=None, fixed=None
 ) -> dict:
     """Every phase on fixed or ragged clips.
 
     Args:
+      fixed: tokens of a training clip, by default those of the config's dataset.
       only: names of the phases; all unless given.
       trace: a folder for traces of them.
     """
     mesh = mesh or devices.mesh()
     name = config.dataset
-    fixed = TRAINING.get(name, TRAINING["vggsound"])
+    fixed = fixed or training_lengths(config)
     heard = Compilations()
-    phases, rates = {}, [matmul_rate()]
+    phases = {}
     with random_store(lengths_of(4 * config.train.batch, fixed, ragged), sizes) as store:
         b = made_ready(config, store, mesh, sizes)
         cached = made_ready(changed(config, train__frozen_mode="eval"), store, mesh, sizes)
@@ -292,9 +299,7 @@ def measured(
                 continue
             count, spent = heard.count, heard.seconds
             with jax.profiler.trace(f"{trace}/{phase}") if trace else contextlib.nullcontext():
-                found = job()
-            rates.append(matmul_rate())
-            found = completed(found, (rates[-2] + rates[-1]) / 2)
+                found = completed(job())
             if found:
                 found |= {
                     "compilations": heard.count - count,
@@ -306,7 +311,8 @@ def measured(
         phases["loader"]["share"] = read / (read + step)
     return {
         "device": devices.describe(), "config": config.dataset, "ragged": ragged,
-        "matmul_gflops": float(np.median(rates)), "import_seconds": IMPORT_SECONDS,
+        "matmul_gflops": float(np.median([p["matmul_gflops"] for p in phases.values() if p])),
+        "import_seconds": IMPORT_SECONDS,
         "compilations": heard.count, "compile_seconds": heard.seconds,
         **peak_memory(), "phases": phases,
     }
@@ -318,8 +324,8 @@ def grown(config, sizes=flops.BENCHMARK) -> dict:
     only = ("substage1", "substage2")
     small = measured(config, sizes, only=only)["phases"]
 
-    def ratios(config, mesh=None):
-        found = measured(config, sizes, mesh=mesh, only=only)["phases"]
+    def ratios(config, **changes):
+        found = measured(config, sizes, only=only, **changes)["phases"]
         return {p: found[p]["seconds_per_step"] / small[p]["seconds_per_step"] for p in only}
 
     out = {}
@@ -328,16 +334,30 @@ def grown(config, sizes=flops.BENCHMARK) -> dict:
     ):
         group, leaf = field.split("__")
         out[name] = ratios(changed(config, **{field: 2 * config[group][leaf]}))
-    usual = TRAINING.get(config.dataset, TRAINING["vggsound"])
-    TRAINING[config.dataset] = Lengths(*(2 * n for n in usual))
-    out["tokens x 2"] = ratios(config)
-    TRAINING[config.dataset] = usual
+    out["tokens x 2"] = ratios(config, fixed=Lengths(*(2 * n for n in training_lengths(config))))
     for count in (2**i for i in range(jax.device_count().bit_length() - 1)):
         mesh = jax.make_mesh(
             (count,), ("data",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,)
         )
-        out[f"devices {count} of {jax.device_count()}"] = ratios(config, mesh)
+        out[f"devices {count} of {jax.device_count()}"] = ratios(config, mesh=mesh)
     return out
+
+
+def earlier(path: pathlib.Path) -> dict:
+    """The numbers that an earlier run wrote.
+
+    Raises:
+      UserError: they cannot be read.
+    """
+    try:
+        report = json.loads(path.read_text())
+        for case in (report, report.get("ragged_case") or report):
+            table(case, case)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--compare={path} cannot be read: {error}") from None
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"--compare={path} was not written by launch/speed.py --json") from None
+    return report
 
 
 def table(report: dict, old: dict | None = None) -> str:
@@ -363,34 +383,45 @@ def table(report: dict, old: dict | None = None) -> str:
     return "\n".join(lines)
 
 
+def summary(report: dict) -> str:
+    """What is not of one phase."""
+    device = report["device_peak_memory_mb"]
+    return (
+        f"{report['device']}, {os.cpu_count()} CPU cores\n"
+        f"float32 products at {report['matmul_gflops']:.0f} GFLOP/s; "
+        f"imports {report['import_seconds']:.1f} s; {report['compilations']} compilations, "
+        f"{report['compile_seconds']:.0f} s; "
+        f"the loader's share {report['phases']['loader']['share']:.1%}; "
+        f"peak memory {report['peak_memory_mb']:.0f} MB"
+        + (f", of the device {device:.0f} MB" if device else "")
+    )
+
+
 def main(_):
     """Measures, prints, writes."""
     config = _CONFIG.value
     check_values(config)
     devices.configure(config.device.deterministic, config.device.precision)
-    old = json.loads(pathlib.Path(_COMPARE.value).read_text()) if _COMPARE.value else None
+    old = earlier(pathlib.Path(_COMPARE.value)) if _COMPARE.value else None
+    target = _JSON.value and pathlib.Path(_JSON.value)
+    if target and not target.parent.is_dir():  # said now, not after minutes
+        raise UserError(f"--json={target}: there is no folder {target.parent}; make it first")
     report = measured(config, trace=_TRACE.value)
     if config.dataset == "ucf":
         report["ragged_case"] = measured(config, ragged=True)
     if _GROW.value:
         report["grow"] = grown(config)
-    print(f"{report['device']}, {os.cpu_count()} CPU cores; float32 products at "
-          f"{report['matmul_gflops']:.0f} GFLOP/s; {report['compilations']} compilations; "
-          f"imports {report['import_seconds']:.1f} s; peak {report['peak_memory_mb']:.0f} MB")
+    print(summary(report))
     print(table(report, old))
     if "ragged_case" in report:
-        earlier = (old or {}).get("ragged_case")
         print(f"\nragged clips, {RAGGED[0]:g} to {RAGGED[1]:g} s")
-        print(table(report["ragged_case"], earlier))
+        print(table(report["ragged_case"], (old or {}).get("ragged_case")))
     for name, ratios in report.get("grow", {}).items():
         print(f"{name}: " + ", ".join(f"{p} x {r:.2f}" for p, r in ratios.items()))
-    if _JSON.value:
-        files.write_atomically(
-            pathlib.Path(_JSON.value), json.dumps(files.plain(report), indent=1) + "\n"
-        )
+    if target:
+        files.write_atomically(target, json.dumps(files.plain(report), indent=1) + "\n")
 
 
 if __name__ == "__main__":
     with one_sentence():
-        flags.mark_flag_as_required("config")
-        app.run(main)
+        app.run(main, flags_parser=configuration.parse_flags)

@@ -1,4 +1,4 @@
-"""The command: what is refused is refused in one sentence, with exit code 2, writing nothing."""
+"""Commands of absl flags: a refusal is one sentence, exit code 2, and writes nothing."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "launch" / "main.py"
+SPEED = ROOT / "launch" / "speed.py"
 CONFIG = "--config=configs/synthetic.py:2shot"
 
 # Runs many command lines, each in a fork of one process that has imported everything.
@@ -19,13 +20,13 @@ DRIVER = """
 import json, os, runpy, sys
 sys.path.insert(0, sys.argv[1])
 import avdiff_jax.train.protocol, ml_collections.config_flags
-for i, words in enumerate(json.load(open(sys.argv[3]))):
+for i, words in enumerate(json.load(open(sys.argv[2]))):
     child = os.fork()
     if not child:
         for n, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{i}.{name}", os.O_CREAT | os.O_WRONLY), n)
         os.mkdir(str(i)), os.chdir(str(i))
-        sys.argv = [sys.argv[2], *words]
+        sys.argv = words
         code = 1
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
@@ -76,6 +77,21 @@ REFUSED = [
     ([CONFIG, "--config.data.store=STORE", "--config.data.split=STORE"], ""),
 ]
 
+SPEED_REFUSED = [
+    ([], "--config is missing"),
+    (["--config=configs/none.py"], "configs/none.py names no file"),
+    ([CONFIG, "--config.train.bach=3"],
+     "unknown field --config.train.bach=3: did you mean batch?"),
+    ([CONFIG, "--config.train.batch=0"], "--config.train.batch=0 must be above 0"),
+    ([CONFIG, "stray"], "stray argument 'stray'"),
+    ([CONFIG, "--nope=1"], "nope"),
+    ([CONFIG, "--compare=none.json"], "--compare=none.json cannot be read"),
+    ([CONFIG, "--compare=STORE"], "cannot be read"),
+    ([CONFIG, "--compare=SPLIT"], "was not written by launch/speed.py --json"),
+    ([CONFIG, "--json=none/out.json"], "there is no folder none"),
+]
+LINES = [(MAIN, *case) for case in REFUSED] + [(SPEED, *case) for case in SPEED_REFUSED]
+
 
 def filled(words):
     store, split = tiny.world()
@@ -84,12 +100,13 @@ def filled(words):
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """Exit code, stdout, stderr and what was written, for `REFUSED` and --help."""
+    """Exit code, stdout, stderr and what was written, for `LINES` and each --help."""
     folder = tmp_path_factory.mktemp("main")
-    lines = [filled(words) for words, _ in REFUSED] + [["--help"]]
+    lines = [[str(file), *filled(words)] for file, words, _ in LINES]
+    lines += [[str(MAIN), "--help"], [str(SPEED), "--help"]]
     (folder / "lines.json").write_text(json.dumps(lines))
     run = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(ROOT), str(MAIN), "lines.json"], cwd=folder,
+        [sys.executable, "-c", DRIVER, str(ROOT), "lines.json"], cwd=folder,
         capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"},
     )
     assert run.returncode == 0, run.stderr
@@ -100,20 +117,27 @@ def answers(tmp_path_factory):
     ]
 
 
-@pytest.mark.parametrize("i", range(len(REFUSED)), ids=lambda i: " ".join(REFUSED[i][0]) or "none")
+@pytest.mark.parametrize(
+    "i", range(len(LINES)), ids=lambda i: " ".join([LINES[i][0].name, *LINES[i][1]])
+)
 def test_refused_in_one_sentence(i, answers):
     code, _, errors, written = answers[i]
     assert code == 2, errors
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
-    assert REFUSED[i][1] in errors
+    assert LINES[i][2] in errors
     assert not written
 
 
-def test_help(answers):
-    code, out, errors, written = answers[-1]
+@pytest.mark.parametrize("i, parts", [
+    (-2, ["launch/main.py --config=configs/", "--workdir", "--run", "resume", "FILE.py",
+          "parts of the protocol"]),
+    (-1, ["launch/speed.py --config=configs/", "--json", "--compare", "--grow", "--trace",
+          "FILE.py"]),
+], ids=["main", "speed"])
+def test_help(i, parts, answers):
+    code, out, errors, written = answers[i]
     assert code == 0 and not errors and not written
-    for part in ("launch/main.py --config=configs/", "--workdir", "--run", "resume", "FILE.py",
-                 "parts of the protocol"):
+    for part in parts:
         assert part in out
 
 

@@ -104,7 +104,7 @@ def speed():
 
 def test_a_small_report(speed, monkeypatch):
     monkeypatch.setattr(speed, "SAMPLES", 1)
-    monkeypatch.setattr(speed, "matmul_rate", lambda: 100.0)
+    monkeypatch.setattr(speed, "PRODUCT", 64)
     config, sizes = tiny.config(), flops.Sizes(8, 12, 14, 8)
     report = speed.measured(config, sizes, ragged=True)
     for name in ("substage1", "substage2", "substage2_cached", "evaluation", "sampler"):
@@ -112,10 +112,14 @@ def test_a_small_report(speed, monkeypatch):
         assert phase["seconds_per_step"] > 0 and phase["needed_gflop"] > 0
         assert phase["efficiency"] > 0 and phase["compilations"] >= 1
         assert phase["first_call_seconds"] > phase["seconds_per_step"]
-        assert phase["matmul_gflops"] == 100
+        rate = phase["needed_gflop"] / phase["seconds_per_step"]
+        assert phase["efficiency"] == pytest.approx(rate / phase["matmul_gflops"])
     assert 0 < report["phases"]["loader"]["share"] < 1
     assert report["compilations"] > 0 and report["peak_memory_mb"] > 0
     assert report["import_seconds"] > 0
     json.dumps(speed.files.plain(report))
+    share = report["phases"]["loader"]["share"]
+    for part in (f"{share:.1%}", f"{report['compilations']} compilations", report["device"]):
+        assert part in speed.summary(report)
     lines = speed.table(report, report).splitlines()
     assert lines[0].split()[0] == "phase" and all(x.endswith("1.00") for x in lines[1:])
