@@ -31,6 +31,11 @@ def mesh() -> Mesh:
     )
 
 
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether its devices are CPUs."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on each device: the state, features on the device."""
     return NamedSharding(mesh, PartitionSpec())

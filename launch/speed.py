@@ -319,14 +319,18 @@ def measured(
 
 
 def grown(config, sizes=flops.BENCHMARK) -> dict:
-    """Seconds of a substage-1 and a substage-2 step where one size is doubled, as a multiple of
-    the usual; and on fewer devices."""
+    """What a substage-1 and a substage-2 step cost where one size is doubled, as a multiple of the
+    usual; and on fewer devices. Cost is time over that of a large product."""
     only = ("substage1", "substage2")
-    small = measured(config, sizes, only=only)["phases"]
+
+    def costs(config, **changes):
+        found = measured(config, sizes, only=only, **changes)["phases"]
+        return {p: found[p]["seconds_per_step"] * found[p]["matmul_gflops"] for p in only}
+
+    usual = costs(config)
 
     def ratios(config, **changes):
-        found = measured(config, sizes, only=only, **changes)["phases"]
-        return {p: found[p]["seconds_per_step"] / small[p]["seconds_per_step"] for p in only}
+        return {p: cost / usual[p] for p, cost in costs(config, **changes).items()}
 
     out = {}
     for name, field in (

@@ -123,3 +123,27 @@ def test_a_small_report(speed, monkeypatch):
         assert part in speed.summary(report)
     lines = speed.table(report, report).splitlines()
     assert lines[0].split()[0] == "phase" and all(x.endswith("1.00") for x in lines[1:])
+
+
+def test_growth_doubles_one_size_at_a_time(speed, monkeypatch):
+    """Cost is what a step takes in units of the product, so a slow moment of the machine, where
+    both take longer, cancels out."""
+    c, moment = tiny.config(), iter(range(1, 100))
+    usual = speed.training_lengths(c)
+
+    def measured(config, sizes, only, mesh=None, fixed=usual):
+        found = {
+            "T": config.diffusion.steps, "L": config.model.depth, "batch": config.train.batch,
+            "tokens": fixed.audio + fixed.video, "devices": mesh.size if mesh else 8,
+        }
+        slow = next(moment)
+        phase = {"seconds_per_step": slow * np.prod([*found.values()]), "matmul_gflops": 1 / slow}
+        return {"phases": dict.fromkeys(only, phase)}
+
+    monkeypatch.setattr(speed, "measured", measured)
+    found = speed.grown(c)
+    doubled = [found[f"{name} x 2"] for name in ("T", "L", "batch", "tokens")]
+    for ratios in doubled:
+        assert ratios == pytest.approx({"substage1": 2, "substage2": 2})
+    fewer = [found[f"devices {n} of 8"]["substage1"] for n in (1, 2, 4)]
+    assert fewer == pytest.approx([1 / 8, 1 / 4, 1 / 2])

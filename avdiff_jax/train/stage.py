@@ -93,8 +93,9 @@ def initial_vars(b: Bench) -> Vars:
         return b.method.init(key, b.info, b.feed.batch(data, inputs, b.lengths))
 
     whole = devices.replicated(b.feed.mesh)
-    # It runs once, and is all random numbers, which take long to compile well.
-    quickly = {"xla_backend_optimization_level": 0}
+    # It runs once, and is all random numbers, which take a CPU long to compile well. XLA for GPUs
+    # knows no such level.
+    quickly = {"xla_backend_optimization_level": 0} if devices.on_cpu(b.feed.mesh) else None
     made = jax.jit(init, out_shardings=whole, compiler_options=quickly)
     return made(key, b.feed.data, inputs)
 

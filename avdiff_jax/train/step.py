@@ -188,7 +188,7 @@ def clips_at_once(clips: int, lengths: Lengths, mesh) -> int:
     On one CPU long clips take turns: attention scores that leave the caches cost more than the
     products. Several devices share a batch out, and a GPU is faster with all of it.
     """
-    if mesh.size > 1 or mesh.devices.flat[0].platform != "cpu":
+    if mesh.size > 1 or not devices.on_cpu(mesh):
         return clips
     return largest_divisor(clips, max(1, CACHED_TOKENS // sum(lengths)))
 
