@@ -67,7 +67,8 @@ def run(command, folder, operation=-1, moment=float("inf")):
     """(exit code, last line on stderr, processor seconds) of a command that may be killed."""
     line = [sys.executable, "-c", DYING, str(folder), str(operation), *command[1:]]
     with subprocess.Popen(
-        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=tiny.quick_environment(),
     ) as process:
         used = 0.0
         while process.poll() is None and used < moment:

@@ -1,7 +1,6 @@
 """Two processes on this machine run the main job together and find what one finds."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -38,10 +37,10 @@ def started(workdir, log, *more):
         f"--config.data.store={store}", f"--config.data.split={split}",
         f"--workdir={workdir}", *small, *more,
     ]
-    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     with log.open("w") as file:
         return subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **quick}
+            command, stdout=file, stderr=subprocess.STDOUT,
+            env={**tiny.quick_environment(), "JAX_PLATFORMS": "cpu"},
         )
 
 

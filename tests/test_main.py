@@ -148,13 +148,14 @@ def test_a_run_from_another_folder(tmp_path):
         sys.executable, str(MAIN), "--config=configs/synthetic.py:2shot,method=ncm",
         f"--config.data.store={store}", f"--config.data.split={split}",
     ]
-    run = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    quick = dict(capture_output=True, text=True, env=tiny.quick_environment())
+    run = subprocess.run(line, cwd=tmp_path, **quick)
     assert run.returncode == 0, run.stderr
     workdir = tmp_path / "runs" / "synthetic-2shot-method=ncm"
     assert (workdir / "results.json").is_file() and (workdir / "results.md").is_file()
     assert "device: " in run.stdout and "HM" in run.stdout and "results.json" in run.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
-    again = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    again = subprocess.run(line, cwd=tmp_path, **quick)
     assert again.returncode == 2 and "--resume" in again.stderr and "--workdir" in again.stderr
 
 

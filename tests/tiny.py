@@ -1,9 +1,11 @@
 """A made-up world and a configuration so small that the whole protocol runs in seconds."""
 
+import contextlib
 import json
+import os
 import pathlib
 import sys
-from functools import cache
+from functools import cache, partial
 from tempfile import mkdtemp
 
 import jax
@@ -18,13 +20,38 @@ from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.methods import method
 from avdiff_jax.train import protocol
 from avdiff_jax.train import workdir as workdirs
-from avdiff_jax.train.stage import bench
+from avdiff_jax.train.stage import bench, initial_vars, ready
 from avdiff_jax.train.stop import Stop
-from avdiff_jax.train.substage import Services
+from avdiff_jax.train.substage import Phase, Services, run_substage
 from avdiff_jax.writer import Writer
 from configs import synthetic as synthetic_config
 
 SHOTS, CLASSES, CLIPS = 2, 12, 14
+
+# Compilation is nearly all of the time of a test: leave out what makes the program fast. What is
+# compared with published numbers is compiled as a user's programs are.
+QUICK = {
+    "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    """Programs that are compiled inside."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "jit", partial(jax.jit, compiler_options=QUICK))
+            yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+def quick_environment() -> dict:
+    """The same for a command."""
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 @cache
@@ -160,6 +187,18 @@ def outcome(workdir) -> dict:
     found = json.loads((pathlib.Path(workdir) / "results.json").read_text())
     found.pop("timing")
     return found
+
+
+def substage2(c, workdir, devices: int = 1):
+    """(state, curves) of an epoch of substage 2 from fresh variables."""
+    b = make_bench(c, devices=devices)
+    setting, state = ready(b, Phase(1, 2), initial_vars(b), None)
+    assert all(x.sharding.mesh.size == devices for x in jax.tree.leaves(state))
+    given = services(workdir)
+    with given.writer:
+        outcome = run_substage(setting, state, 1, given, 0)
+    (line,) = lines(workdir)
+    return jax.device_get(outcome.state), line
 
 
 class Recorded:

@@ -1,6 +1,5 @@
 """These tests compile much and compute little."""
 
-import jax
 import pytest
 
 from avdiff_jax import devices
@@ -10,9 +9,8 @@ from tests import tiny
 
 @pytest.fixture(scope="package", autouse=True)
 def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with tiny.quick_compilation():
+        yield
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,26 +11,12 @@ from avdiff_jax import devices
 from avdiff_jax.data.batches import Feed, training_plan
 from avdiff_jax.data.store import Clip, write_store
 from avdiff_jax.errors import UserError
-from avdiff_jax.train.stage import initial_vars, ready
-from avdiff_jax.train.substage import Phase, run_substage
 from tests import tiny
-
-
-def trained(tmp_path, count, residence="device"):
-    """State and curves of the tiny second substage on `count` devices."""
-    b = tiny.make_bench(tiny.config(data__residence=residence), devices=count)
-    setting, state = ready(b, Phase(1, 2), initial_vars(b), None)
-    assert all(x.sharding.mesh.size == count for x in jax.tree.leaves(state))
-    services = tiny.services(tmp_path)
-    with services.writer:
-        outcome = run_substage(setting, state, 1, services, 0)
-    (line,) = tiny.lines(tmp_path)
-    return jax.device_get(outcome.state), line
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("alone"), 1)
+    return tiny.substage2(tiny.config(), tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +24,7 @@ def alone(tmp_path_factory):
     [(2, "device"), (1, "host"), pytest.param(8, "device", marks=pytest.mark.slow)],
 )
 def test_devices_and_residence_do_not_matter(alone, count, residence, tmp_path):
-    state, line = trained(tmp_path, count, residence)
+    state, line = tiny.substage2(tiny.config(data__residence=residence), tmp_path, count)
     tiny.nearly(state.vars, alone[0].vars)
     assert line.keys() == alone[1].keys()
     for name, value in line.items():

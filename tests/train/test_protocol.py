@@ -224,29 +224,3 @@ def test_shuffled_labels_touch_training_only():
         tiny.same(np.sort(true.base.labels), np.sort(control.base.labels))
         tiny.same(true.base.clips, control.base.clips)
         tiny.same((true.eval_base, true.eval_novel), (control.eval_base, control.eval_novel))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "words, changes",
-    [
-        ("generator=none", {}), ("generator=gaussian", {}), ("condition=prototype", {}),
-        ("modality=audio", {}), ("modality=video", {}), ("published", {}),
-        # In the two layers of the tiny model "alternate" and "self" do what "hybrid" does: only the
-        # class token leaves the last layer, and it sees all tokens in a self as in a full layer.
-        *((f"attention={a}", {}) for a in ("full", "cross")),
-        ("", {"train__frozen_mode": "eval"}), ("", {"train__reset_optimizer": False}),
-        ("", {"diffusion__sampler_gradient": False}), ("", {"diffusion__final_noise": False}),
-        ("", {"eval__calibration": "exact"}), ("", {"data__residence": "host"}),
-        ("", {"model__video_norm": "feature", "data__audio_scale": "standardize"}),
-        ("", {"data__train_max_video": 3, "data__test_max_video": 4}),
-        ("", {"diffusion__schedule": "cosine"}), ("", {"diffusion__dropout": 0.2}),
-        ("", {"diffusion__few_steps": 2}),
-    ],
-)
-def test_every_choice_runs_and_means_something(words, changes, finished, tmp_path):
-    results, states = tiny.finish(tiny.config(words, **changes), tmp_path / "w")
-    assert bool(results.get("generator")) == (words != "generator=none")
-    assert all(np.isfinite(results["test"]["mean"][k]) for k in ("B", "N", "HM", "FSL"))
-    if "eval__calibration" not in changes and "data__residence" not in changes:
-        assert tiny.differ(states[0].vars.params["cls"], finished[2][0].vars.params["cls"])
