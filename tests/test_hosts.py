@@ -40,7 +40,7 @@ def started(workdir, log, *more):
     with log.open("w") as file:
         return subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT,
-            env={**tiny.quick_environment(), "JAX_PLATFORMS": "cpu"},
+            env={**tiny.quick_environment(), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from avdiff_jax.data.batches import Batch
 from avdiff_jax.methods.method import Info
 from configs import activitynet, synthetic, ucf, vggsound
-from tests import tiny
 
 AUDIO, VIDEO, TEXT = 12, 20, 8  # feature dimensions
 BASE, NOVEL = 4, 2
@@ -22,7 +21,13 @@ def key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="unsafe_rbg")
 
 
-jit = partial(jax.jit, compiler_options=tiny.QUICK)
+# Compilation is nearly all of the time: leave out what makes the program fast.
+jit = partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
+    },
+)
 
 
 def config(name, **changes):
