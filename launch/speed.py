@@ -169,10 +169,12 @@ def needed(config, phase, plans, sizes):
     return float(np.mean(counts))
 
 
-def training(b, vars, phase: str, sizes) -> dict:
-    """Seconds and FLOPs of a step of a substage."""
-    config = b.info.config
-    setting, state = ready(b, Phase(1, 1 if phase == "substage1" else 2), vars, None)
+def training(b, vars, phase: str, sizes) -> dict | None:
+    """Seconds and FLOPs of a step of a substage; None where the method trains nothing."""
+    config, number = b.info.config, 1 if phase == "substage1" else 2
+    if not b.method.players(b.info, number):
+        return None
+    setting, state = ready(b, Phase(1, number), vars, None)
     feed, (members,) = setting.feed, setting.members
     plan = functools.partial(
         feed.plan, lengths=b.lengths, batch=config.train.batch, steps=STEPS
@@ -306,7 +308,7 @@ def measured(
                     "compile_seconds": heard.seconds - spent,
                 }
             phases[phase] = found
-    if "loader" in phases and "substage1" in phases:
+    if phases.get("loader") and phases.get("substage1"):
         read, step = (phases[p]["seconds_per_step"] for p in ("loader", "substage1"))
         phases["loader"]["share"] = read / (read + step)
     return {
@@ -325,7 +327,10 @@ def grown(config, sizes=flops.BENCHMARK) -> dict:
 
     def costs(config, **changes):
         found = measured(config, sizes, only=only, **changes)["phases"]
-        return {p: found[p]["seconds_per_step"] * found[p]["matmul_gflops"] for p in only}
+        return {
+            p: phase["seconds_per_step"] * phase["matmul_gflops"]
+            for p, phase in found.items() if phase
+        }
 
     usual = costs(config)
 
@@ -389,15 +394,14 @@ def table(report: dict, old: dict | None = None) -> str:
 
 def summary(report: dict) -> str:
     """What is not of one phase."""
-    device = report["device_peak_memory_mb"]
+    device, share = report["device_peak_memory_mb"], report["phases"]["loader"].get("share")
     return (
         f"{report['device']}, {os.cpu_count()} CPU cores\n"
         f"float32 products at {report['matmul_gflops']:.0f} GFLOP/s; "
         f"imports {report['import_seconds']:.1f} s; {report['compilations']} compilations, "
-        f"{report['compile_seconds']:.0f} s; "
-        f"the loader's share {report['phases']['loader']['share']:.1%}; "
-        f"peak memory {report['peak_memory_mb']:.0f} MB"
+        f"{report['compile_seconds']:.0f} s; peak memory {report['peak_memory_mb']:.0f} MB"
         + (f", of the device {device:.0f} MB" if device else "")
+        + (f"; the loader's share {share:.1%}" if share else "")
     )
 
 

@@ -126,6 +126,17 @@ def test_a_small_report(speed, monkeypatch):
     assert lines[0].split()[0] == "phase" and all(x.endswith("1.00") for x in lines[1:])
 
 
+def test_a_method_that_trains_nothing(speed, monkeypatch):
+    monkeypatch.setattr(speed, "SAMPLES", 1)
+    monkeypatch.setattr(speed, "PRODUCT", 64)
+    with tiny.quick_compilation():
+        report = speed.measured(tiny.config("method=ncm"), flops.Sizes(8, 12, 14, 8))
+    assert [name for name, phase in report["phases"].items() if phase] == ["evaluation", "loader"]
+    assert "share" not in speed.summary(report)
+    assert [line.split()[0] for line in speed.table(report).splitlines()] == [
+        "phase", "evaluation", "loader"]
+
+
 def test_growth_doubles_one_size_at_a_time(speed, monkeypatch):
     """Cost is what a step takes in units of the product, so a slow moment of the machine, where
     both take longer, cancels out."""
