@@ -38,8 +38,10 @@ from ml_collections import config_flags
 
 from avdiff_jax import configuration, devices, files, flops
 from avdiff_jax.data.batches import ROLES, Feed, Lengths, fill, training_plan
+from avdiff_jax.data.drafts import draft
 from avdiff_jax.data.splits import Members, Stage
 from avdiff_jax.data.store import Clip, open_store, write_store
+from avdiff_jax.data.user_files import text_of
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.fields import check_values
 from avdiff_jax.methods import method
@@ -83,15 +85,20 @@ def timed(run) -> float:
     return time.perf_counter() - start
 
 
+@functools.cache
+def large_product(size: int):
+    """A function without arguments that multiplies two [size, size] matrices; compiled."""
+    a, product = jnp.ones((size, size)), jax.jit(jnp.matmul)
+    timed(lambda: product(a, a))
+    return lambda: product(a, a)
+
+
 def seconds_of(run, steps: int = 1) -> dict:
     """Seconds of a first call, which compiles, and the median of later ones, for each of the
     `steps` that a call makes; and the rate in GFLOP/s of large float32 products in between, on
     the part of all devices that one program uses."""
-    first = timed(run)
-    a = jnp.ones((PRODUCT, PRODUCT))
-    product = jax.jit(jnp.matmul)
-    timed(lambda: product(a, a))
-    turns = [(timed(run), timed(lambda: product(a, a))) for _ in range(SAMPLES)]
+    first, product = timed(run), large_product(PRODUCT)
+    turns = [(timed(run), timed(product)) for _ in range(SAMPLES)]
     found, beside = np.median(turns, axis=0)
     return {
         "first_call_seconds": first, "seconds_per_step": float(found) / steps,
@@ -280,6 +287,7 @@ def measured(
     mesh = mesh or devices.mesh()
     name = config.dataset
     fixed = fixed or training_lengths(config)
+    large_product(PRODUCT)  # now, so that no phase counts its compilation
     heard = Compilations()
     phases = {}
     with random_store(lengths_of(4 * config.train.batch, fixed, ragged), sizes) as store:
@@ -359,12 +367,13 @@ def earlier(path: pathlib.Path) -> dict:
       UserError: they cannot be read.
     """
     try:
-        report = json.loads(path.read_text())
-        for case in (report, report.get("ragged_case") or report):
-            table(case, case)
-    except (OSError, ValueError) as error:
+        report = json.loads(text_of(path))
+        table(report, report)
+        if "ragged_case" in report:
+            table(report["ragged_case"], report["ragged_case"])
+    except (ValueError, RecursionError) as error:  # a UserError is a ValueError
         raise UserError(f"--compare={path} cannot be read: {error}") from None
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, IndexError, KeyError, TypeError):
         raise UserError(f"--compare={path} was not written by launch/speed.py --json") from None
     return report
 
@@ -427,7 +436,8 @@ def main(_):
     for name, ratios in report.get("grow", {}).items():
         print(f"{name}: " + ", ".join(f"{p} x {r:.2f}" for p, r in ratios.items()))
     if target:
-        files.write_atomically(target, json.dumps(files.plain(report), indent=1) + "\n")
+        with draft(target) as file:
+            pathlib.Path(file).write_text(json.dumps(files.plain(report), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ for i, words in enumerate(json.load(open(sys.argv[2]))):
     open(f"{i}.code", "w").write(str(status))
 """
 
-REFUSED = [
+# What the parser refuses, in every command of absl flags.
+PARSED = [
     ([], "--config is missing"),
     (["--config.seed=3"], "--config is missing"),
     (["--config=configs/none.py"], "configs/none.py names no file"),
@@ -60,37 +61,34 @@ REFUSED = [
     ([CONFIG, "--config.model.attention=half"], "must be one of full, cross"),
     ([CONFIG, "stray"], "stray argument 'stray'"),
     ([CONFIG, "--nope=1"], "nope"),
-    ([CONFIG, "--run=some"], "--run=some"),
-    ([CONFIG, "--resume"], "holds no run to go on with"),
-    ([CONFIG, "--run=evaluate"], "holds no run to go on with"),
     (["--config=configs/synthetic.py:2shot,method=nmc"], "unknown method=nmc"),
-    (["--config=configs/ucf.py:5shot"], "data/ucf.h5 does not exist: make it with"),
-    ([CONFIG, "--config.data.store=none.h5"], "none.h5 does not exist"),
-    ([CONFIG, "--config.data.store=STORE", "--config.data.split=none.json"],
-     "none.json does not exist"),
-    (["--config=configs/synthetic.py:7shot", "--config.data.store=STORE",
-      "--config.data.split=SPLIT"], "holds 2 shots but the configuration asks for 7"),
-    (["--config=configs/synthetic.py:900shot", "--config.data.synthetic.classes=8",
-      "--config.data.synthetic.clips_per_class=9"], "900"),
-    ([CONFIG, "--workdir=/proc/nowhere/w"], "cannot write to --workdir=/proc/nowhere/w"),
-    ([CONFIG, "--config.data.store=SPLIT", "--config.data.split=SPLIT"], "HDF5"),
-    ([CONFIG, "--config.data.store=STORE", "--config.data.split=STORE"], ""),
 ]
-
-SPEED_REFUSED = [
-    ([], "--config is missing"),
-    (["--config=configs/none.py"], "configs/none.py names no file"),
-    ([CONFIG, "--config.train.bach=3"],
-     "unknown field --config.train.bach=3: did you mean batch?"),
-    ([CONFIG, "--config.train.batch=0"], "--config.train.batch=0 must be above 0"),
-    ([CONFIG, "stray"], "stray argument 'stray'"),
-    ([CONFIG, "--nope=1"], "nope"),
-    ([CONFIG, "--compare=none.json"], "--compare=none.json cannot be read"),
-    ([CONFIG, "--compare=STORE"], "cannot be read"),
-    ([CONFIG, "--compare=SPLIT"], "was not written by launch/speed.py --json"),
-    ([CONFIG, "--json=none/out.json"], "there is no folder none"),
-]
-LINES = [(MAIN, *case) for case in REFUSED] + [(SPEED, *case) for case in SPEED_REFUSED]
+REFUSED = {
+    MAIN: [
+        ([CONFIG, "--run=some"], "--run=some"),
+        ([CONFIG, "--resume"], "holds no run to go on with"),
+        ([CONFIG, "--run=evaluate"], "holds no run to go on with"),
+        (["--config=configs/ucf.py:5shot"], "data/ucf.h5 does not exist: make it with"),
+        ([CONFIG, "--config.data.store=none.h5"], "none.h5 does not exist"),
+        ([CONFIG, "--config.data.store=STORE", "--config.data.split=none.json"],
+         "none.json does not exist"),
+        (["--config=configs/synthetic.py:7shot", "--config.data.store=STORE",
+          "--config.data.split=SPLIT"], "holds 2 shots but the configuration asks for 7"),
+        (["--config=configs/synthetic.py:900shot", "--config.data.synthetic.classes=8",
+          "--config.data.synthetic.clips_per_class=9"], "900"),
+        ([CONFIG, "--workdir=/proc/nowhere/w"], "cannot write to --workdir=/proc/nowhere/w"),
+        ([CONFIG, "--config.data.store=SPLIT", "--config.data.split=SPLIT"], "HDF5"),
+        ([CONFIG, "--config.data.store=STORE", "--config.data.split=STORE"], ""),
+    ],
+    SPEED: [
+        ([CONFIG, "--compare=none.json"], "--compare=none.json cannot be read"),
+        ([CONFIG, "--compare=STORE"], "cannot be read"),
+        ([CONFIG, "--compare=/dev/zero"], "is a pipe or a device"),
+        ([CONFIG, "--compare=SPLIT"], "was not written by launch/speed.py --json"),
+        ([CONFIG, "--json=none/out.json"], "there is no folder none"),
+    ],
+}
+LINES = [(file, *case) for file, own in REFUSED.items() for case in (*PARSED, *own)]
 
 
 def filled(words):
