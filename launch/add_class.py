@@ -20,12 +20,14 @@ import time
 
 import numpy as np
 
-from avdiff_jax import devices, trained
-from avdiff_jax.command_line import Parser
-from avdiff_jax.data import shots, splits, stream
+from avdiff_jax.cli.flags import Parser
+from avdiff_jax.data import stream
+from avdiff_jax.data.splits import sampling, split_file
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError, one_sentence
-from avdiff_jax.train import growth
+from avdiff_jax.inference import model as models
+from avdiff_jax.runtime import devices
+from avdiff_jax.train import add_classes as adding
 
 
 def parser() -> Parser:
@@ -60,10 +62,10 @@ def chosen(args, model, store) -> tuple[dict, dict]:
                         "store with clips of new ones")
     known = {*model.info.classes, *fresh}
     if not args.split:
-        learnt = shots.draw(fresh, args.shots, args.seed, 0) if args.shots else fresh
+        learnt = sampling.draw(fresh, args.shots, args.seed, 0) if args.shots else fresh
         rest = {n: sorted({*ids} - {*learnt.get(n, ())}) for n, ids in by_class.items()}
         return learnt, {n: ids for n, ids in rest.items() if n in known}
-    sets = splits.load(args.split)["sets"]
+    sets = split_file.load(args.split)["sets"]
     if not 0 <= args.draw < len(sets["train2_novel"]):
         raise UserError(f"--draw={args.draw}: {args.split} has the draws 0.."
                         f"{len(sets['train2_novel']) - 1}")
@@ -95,16 +97,16 @@ def main(argv=None):
             raise UserError("--shots means nothing with --split, which names the shots: leave one "
                             "out")
         if args.shots is not None:
-            shots.check_request(args.shots, args.seed)
+            sampling.check_request(args.shots, args.seed)
         if not args.out.endswith(".npz"):
             raise UserError(f"--out {args.out} does not end in .npz: change it")
-        model, store = trained.load(args.model, args.draw), open_store(args.store)
+        model, store = models.load(args.model, args.draw), open_store(args.store)
         devices.configure(precision=model.info.config.device.precision)
         learnt, held_out = chosen(args, model, store)
         text = None if args.no_text else dict(zip(store.class_names, store.class_text, strict=True))
         started = time.monotonic()
         audio, video, names, ids = arrays(store, learnt)
-        bigger = growth.add_classes(model, audio, video, names, text, ids, args.seed)
+        bigger = adding.add_classes(model, audio, video, names, text, ids, args.seed)
         seconds = time.monotonic() - started
         bigger.save(args.out)
         print(f"{args.out}: {len(learnt)} classes added to {len(model.info.classes)} from "
@@ -114,7 +116,7 @@ def main(argv=None):
         kept = np.flatnonzero(~np.isin(ids, bigger.examples.clips))
         if kept.size:
             audio, video, names = ([part[i] for i in kept] for part in (audio, video, names))
-            print(growth.comparison(model, bigger, audio, video, names))
+            print(adding.comparison(model, bigger, audio, video, names))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ sys.path.insert(0, str(ROOT))
 import functools
 import signal
 
-from avdiff_jax import benchmark, comparison, configuration, runs, tables
-from avdiff_jax.command_line import Parser
+from avdiff_jax.cli import configuration
+from avdiff_jax.cli.flags import Parser
 from avdiff_jax.errors import UserError, one_sentence
-from avdiff_jax.files import plain
+from avdiff_jax.io.files import plain
+from avdiff_jax.results import benchmark, paired, runs, tables
 
 
 def parser() -> Parser:
@@ -101,10 +102,10 @@ def from_file(name: str, shots: int) -> dict:
 
 def compare(args, _) -> int:
     """Paired differences of two rows, workdirs or folders of workdirs."""
-    a, b = (comparison.named(name, args.root, from_file) for name in (args.a, args.b))
+    a, b = (paired.named(name, args.root, from_file) for name in (args.a, args.b))
     if args.dataset:
-        a, b = (comparison.of_dataset(found, args.dataset) for found in (a, b))
-    print(comparison.report(a, b, (args.a, args.b)), end="")
+        a, b = (paired.of_dataset(found, args.dataset) for found in (a, b))
+    print(paired.report(a, b, (args.a, args.b)), end="")
     return 0
 
 

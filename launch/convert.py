@@ -18,13 +18,16 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from ml_collections import ConfigDict
 
-from avdiff_jax import configuration, devices, published
-from avdiff_jax.command_line import Parser
-from avdiff_jax.data import splits, user_files
+from avdiff_jax.cli import configuration
+from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data.batches import Feed
+from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.inference import pytorch_weights
+from avdiff_jax.io import text_files
 from avdiff_jax.methods import METHODS
+from avdiff_jax.runtime import devices
 from avdiff_jax.train.stage import bench
 
 
@@ -56,7 +59,7 @@ def of_the_paper(name, overrides) -> ConfigDict:
 
 def ordered(info, path):
     """`info` with the classes in the order of a file of names."""
-    names = user_files.lines(path, "class list")
+    names = text_files.lines(path, "class list")
     if sorted(names) != sorted(info.classes):
         odd = sorted({*names} ^ {*info.classes})
         raise UserError(f"{path} lists {len(names)} classes and the split has "
@@ -72,16 +75,16 @@ def main(argv=None):
         args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
         config = of_the_paper(args.config, overrides)
         devices.configure(precision=config.device.precision)
-        state = published.read_checkpoint(args.checkpoint)
-        store, split = open_store(args.store), splits.load(args.split)
+        state = pytorch_weights.read_checkpoint(args.checkpoint)
+        store, split = open_store(args.store), split_file.load(args.split)
         feed = Feed(store, devices.mesh(), "host")
-        b = bench(config, METHODS["avdiff"], feed, splits.stage(split, store, 2), 2)
+        b = bench(config, METHODS["avdiff"], feed, split_file.stage(split, store, 2), 2)
         info = ordered(b.info, args.classes) if args.classes else b.info
-        model = published.trained(
+        model = pytorch_weights.trained(
             args.checkpoint, state, info, feed.seconds, b.lengths, args.gamma
         )
         model.save(args.out)
-        left = published.unused(state)
+        left = pytorch_weights.unused(state)
         print(f"{args.out}: {len(state) - len(left)} arrays of {args.checkpoint} used, "
               f"{len(left)} unused: {', '.join(left)}")
 

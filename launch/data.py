@@ -19,25 +19,18 @@ import os
 import re
 import signal
 
-from avdiff_jax.command_line import Parser
-from avdiff_jax.data import (
-    layouts,
-    lists,
-    partition,
-    splits,
-    synthetic,
-    text,
-    text_files,
-    user_files,
-    words,
-)
-from avdiff_jax.data import report as reports
+from avdiff_jax.cli.flags import Parser
+from avdiff_jax.data import class_text, synthetic
 from avdiff_jax.data import store as stores
+from avdiff_jax.data import store_report as reports
 from avdiff_jax.data.class_names import class_names
-from avdiff_jax.data.drafts import check_free
-from avdiff_jax.data.inspection import inspected
+from avdiff_jax.data.importers import layouts, text_vectors, word_vectors
+from avdiff_jax.data.inspect import inspected
+from avdiff_jax.data.splits import from_lists, from_store, split_file
 from avdiff_jax.errors import UserError, one_sentence
-from avdiff_jax.progress import Progress
+from avdiff_jax.io import text_files
+from avdiff_jax.io.drafts import check_free
+from avdiff_jax.runtime.progress import Progress
 
 
 def main(argv=None):
@@ -61,8 +54,8 @@ def import_features(args, arguments):
         may_lack_modality=args.may_lack_modality, video_dtype=args.video_dtype)
     print(report)
     if split:
-        splits.write(split, split_path)
-        print(f"split      {split_path}, the archive's own sets\n\n{splits.report(split)}")
+        split_file.write(split, split_path)
+        print(f"split      {split_path}, the archive's own sets\n\n{split_file.report(split)}")
 
 
 def _pooling(words):
@@ -94,17 +87,17 @@ def make_split(args, _):
             if getattr(args, flag) is not None:
                 raise UserError(f"--{flag} means nothing with --lists, whose classes and sets are "
                                 f"given: leave it out")
-        split = lists.from_lists(args.lists, args.shots, args.seed)
+        split = from_lists.make_split(args.lists, args.shots, args.seed)
     else:
         given = {flag: getattr(args, flag) for flag in ("base", "novel1", "novel2")}
         if missing := [f"--{flag}" for flag, wish in given.items() if wish is None]:
             raise UserError(f"--store needs {', '.join(missing)}: give a count, a fraction or a "
                             f"text file of class names for each")
-        split = partition.from_store(
+        split = from_store.make_split(
             stores.open_store(args.store), args.shots, args.seed, by=args.by, val=args.val,
             test=args.test, **{flag: _wish(wish, flag) for flag, wish in given.items()})
-    splits.write(split, args.out)
-    print(splits.report(split))
+    split_file.write(split, args.out)
+    print(split_file.report(split))
 
 
 def _wish(text, flag):
@@ -114,7 +107,7 @@ def _wish(text, flag):
     if re.fullmatch(r"\d*\.\d+", text):
         return float(text)
     try:
-        return user_files.lines(text)
+        return text_files.lines(text)
     except UserError:
         raise UserError(f"--{flag} {text} is no count, no fraction and no readable text file of "
                         f"class names: change it") from None
@@ -139,24 +132,24 @@ def make_text(args, _):
     check_free(args.out, overwrite=args.overwrite)
     names = class_names(args.classes)
     if args.words:
-        manual = text_files.read_manual_names(args.text_map) if args.text_map else None
+        manual = text_vectors.read_manual_names(args.text_map) if args.text_map else None
         with Progress(None, "words") as progress:
-            vectors, notes = words.name_vectors(names, args.words, manual, progress)
+            vectors, notes = word_vectors.name_vectors(names, args.words, manual, progress)
     else:
-        given = text_files.read_text(args.vectors, args.text_key, args.text_names)
-        manual = text_files.read_manual_names(args.text_map) if args.text_map else None
-        vectors, notes = text.match_text(names, given, args.vectors, manual), []
+        given = text_vectors.read_text(args.vectors, args.text_key, args.text_names)
+        manual = text_vectors.read_manual_names(args.text_map) if args.text_map else None
+        vectors, notes = class_text.match_text(names, given, args.vectors, manual), []
         if len(given) > len(names):
             notes.append(f"{len(given) - len(names)} vectors of {args.vectors} are of no class of "
                          f"{args.classes} and were left out")
     source = args.words or args.vectors
-    text.check_text(source, names, vectors)
+    class_text.check_text(source, names, vectors)
     if args.unit:
-        vectors = text.unit(vectors)
-    text_files.write_text(args.out, dict(zip(names, vectors, strict=True)))
+        vectors = class_text.unit(vectors)
+    text_vectors.write_text(args.out, dict(zip(names, vectors, strict=True)))
     print(f"text       {args.out}: {len(names)} classes, vectors of {vectors.shape[1]}"
           f"{', unit length' if args.unit else ''}, from {source}")
-    for note in [*notes, *filter(None, [text.twins(names, vectors)])]:
+    for note in [*notes, *filter(None, [class_text.twins(names, vectors)])]:
         print(f"note: {note}")
 
 
@@ -228,7 +221,7 @@ def parser() -> Parser:
             help=f"{kind} classes of a store: count, fraction or text file of names")
     add("--by", choices=("group", "clip"), help="hold out groups or clips; default: groups if any")
     for at, share in enumerate(("val", "test")):
-        usual = ", ".join(f"{shares[at]} by {by}" for by, shares in partition.SHARES.items())
+        usual = ", ".join(f"{shares[at]} by {by}" for by, shares in from_store.SHARES.items())
         add(f"--{share}", type=float, metavar="0.N", help=f"share held out; default: {usual}")
 
     made = command("text", make_text)

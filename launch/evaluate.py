@@ -18,13 +18,15 @@ sys.path.insert(0, str(ROOT))
 
 import dataclasses
 
-from avdiff_jax import devices, results, trained
-from avdiff_jax.command_line import Parser
-from avdiff_jax.data import splits
-from avdiff_jax.data.sets import DRAWS
+from avdiff_jax.cli.flags import Parser
+from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits.sets import DRAWS
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError, one_sentence
-from avdiff_jax.train import evaluation, protocol
+from avdiff_jax.inference.model import Trained, load, model_file
+from avdiff_jax.results import results_json
+from avdiff_jax.runtime import devices
+from avdiff_jax.train import protocol, report
 
 
 def parser() -> Parser:
@@ -40,13 +42,13 @@ def parser() -> Parser:
     return p
 
 
-def models(args) -> dict[int, trained.Trained]:
+def models(args) -> dict[int, Trained]:
     """The models to measure, by draw."""
     path = pathlib.Path(args.model)
     draws = [args.draw or 0]
     if args.draw is None and path.is_dir():
-        draws = [d for d in range(DRAWS) if trained.model_file(path, d).exists()] or [0]
-    found = {draw: trained.load(path, draw) for draw in draws}
+        draws = [d for d in range(DRAWS) if model_file(path, d).exists()] or [0]
+    found = {draw: load(path, draw) for draw in draws}
     if args.gamma is not None:
         found = {d: dataclasses.replace(m, gamma=args.gamma) for d, m in found.items()}
     return found
@@ -55,7 +57,7 @@ def models(args) -> dict[int, trained.Trained]:
 def data(args, config):
     """The store and the split to measure on."""
     if args.store:
-        return open_store(args.store), splits.load(args.split) if args.split else None
+        return open_store(args.store), split_file.load(args.split) if args.split else None
     if args.split or not pathlib.Path(args.model).is_dir():
         raise UserError("name the test clips with --store too: only a workdir has its own")
     return protocol.data(config, pathlib.Path(args.model))
@@ -69,8 +71,8 @@ def main(argv=None):
         config = next(iter(found.values())).info.config
         devices.configure(precision=config.device.precision)
         store, split = data(args, config)
-        outcome = evaluation.evaluate(found, store, split, pathlib.Path(args.out))
-        print(f"{results.table(outcome)}\nwritten to {args.out}")
+        outcome = report.evaluate(found, store, split, pathlib.Path(args.out))
+        print(f"{results_json.table(outcome)}\nwritten to {args.out}")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ sys.path.insert(0, str(ROOT))
 
 import dataclasses
 
-from avdiff_jax import devices, exported, trained
-from avdiff_jax.command_line import Parser
-from avdiff_jax.data.report import size_text
+from avdiff_jax.cli.flags import Parser
+from avdiff_jax.data.store_report import size_text
 from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.inference import export as exporting
+from avdiff_jax.inference import model as models
+from avdiff_jax.runtime import devices
 
 
 def parser() -> Parser:
@@ -37,7 +39,7 @@ def main(argv=None):
     """Writes the file and says what it is."""
     with one_sentence():
         args = parser().parse_args(argv)
-        model = trained.load(args.model, args.draw)
+        model = models.load(args.model, args.draw)
         devices.configure(precision=model.info.config.device.precision)
         out = pathlib.Path(args.out)
         if out.suffix == ".npz":
@@ -52,8 +54,8 @@ def main(argv=None):
             if min(lengths) < 1:
                 raise UserError(f"--audio-tokens and --video-tokens are {lengths}, but must be "
                                 "above 0")
-            function = exported.scoring_function(model, *lengths)
-            exported.write(function, out)
+            function = exporting.scoring_function(model, *lengths)
+            exporting.write(function, out)
             what = f"scores of clips of up to {lengths[0]} audio and {lengths[1]} video tokens, "
             what += "any number of clips, on " + " and ".join(function.platforms)
         print(f"{out}: {what}; {len(model.info.classes)} classes, {size_text(out.stat().st_size)}")

@@ -12,10 +12,12 @@ sys.path.insert(0, str(ROOT))
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from avdiff_jax import configuration, devices, hosts, results
+from avdiff_jax.cli import configuration
+from avdiff_jax.cli.choices import check_values
 from avdiff_jax.errors import one_sentence
-from avdiff_jax.fields import check_values
-from avdiff_jax.train import protocol, stop
+from avdiff_jax.results import results_json
+from avdiff_jax.runtime import devices, hosts, stop
+from avdiff_jax.train import protocol
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -50,7 +52,7 @@ def main(_):
               file=sys.stderr)
         raise SystemExit(130) from None
     if outcome:
-        print(f"\n{results.table(outcome)}\nwritten to {workdir}/results.json")
+        print(f"\n{results_json.table(outcome)}\nwritten to {workdir}/results.json")
 
 
 if __name__ == "__main__":

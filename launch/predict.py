@@ -19,13 +19,14 @@ sys.path.insert(0, str(ROOT))
 import csv
 import time
 
-from avdiff_jax import devices, trained
-from avdiff_jax.command_line import Parser
+from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data import stream
-from avdiff_jax.data.drafts import draft
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError, one_sentence
-from avdiff_jax.progress import Progress
+from avdiff_jax.inference import model as models
+from avdiff_jax.io.drafts import draft
+from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.progress import Progress
 
 
 def parser() -> Parser:
@@ -62,7 +63,7 @@ def main(argv=None):
     """Writes the CSV and says how fast."""
     with one_sentence():
         args = parser().parse_args(argv)
-        model = trained.load(args.model, args.draw)
+        model = models.load(args.model, args.draw)
         devices.configure(precision=model.info.config.device.precision)
         if not 1 <= args.top <= len(model.info.classes):
             raise UserError(f"--top={args.top} must lie in 1..{len(model.info.classes)}, the "

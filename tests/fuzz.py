@@ -34,8 +34,9 @@ import h5py
 import numpy as np
 
 import avdiff_jax
-from avdiff_jax.data import importers, lists, official, splits, text_files, words
 from avdiff_jax.data import store as stores
+from avdiff_jax.data.importers import npz_manifest, official, text_vectors, word_vectors
+from avdiff_jax.data.splits import from_lists, split_file
 from avdiff_jax.errors import UserError
 
 SECONDS = 5
@@ -349,7 +350,7 @@ def _make_npz(folder):
 
 
 def _read_npz(folder):
-    clips, source = importers.read_npz(
+    clips, source = npz_manifest.read_npz(
         [folder / "in.npz"], audio_key="a", video_key="v", label_key="label", class_key="names",
         id_key="id", text=folder / "text.npz")
     count = _check_clips(clips, source)
@@ -378,7 +379,7 @@ def _make_manifest(folder):
 
 
 def _read_manifest(folder):
-    _check_clips(*importers.read_manifest(folder / "clips.csv", text=folder / "text.csv"))
+    _check_clips(*npz_manifest.read_manifest(folder / "clips.csv", text=folder / "text.csv"))
 
 
 def _make_store(folder):
@@ -417,17 +418,17 @@ def _make_split(folder):
         "test_novel": [of("novel2", 5, 8)] * 3,
     }
     classes = {kind: list(content) for kind, content in made.items()}
-    split = splits.finish(sets, classes, name="x", shots=2, seed=0, by="clip")
-    splits.write(split, folder / "split.json")
+    split = split_file.finish(sets, classes, name="x", shots=2, seed=0, by="clip")
+    split_file.write(split, folder / "split.json")
 
 
 def _read_split(folder):
-    split = splits.load(folder / "split.json")
+    split = split_file.load(folder / "split.json")
     flat = [c for key in ("train1_base", "train1_novel", "val_base", "val_novel", "test_base")
             for ids in split["sets"][key].values() for c in ids]
     assert len(set(flat)) == len(flat)
-    assert split["counts"] == splits.counts(split)
-    assert splits.table(split)
+    assert split["counts"] == split_file.counts(split)
+    assert split_file.table(split)
 
 
 def _make_text(folder):
@@ -439,10 +440,10 @@ def _make_text(folder):
 
 
 def _read_text(folder):
-    manual = text_files.read_manual_names(folder / "map.txt")
+    manual = text_vectors.read_manual_names(folder / "map.txt")
     assert all(type(x) is str for pair in manual.items() for x in pair)
     for kind in (".npy", ".npz", ".csv"):
-        vectors = text_files.read_text(folder / f"t{kind}")
+        vectors = text_vectors.read_text(folder / f"t{kind}")
         assert {(v.dtype.name, v.ndim) for v in vectors.values()} == {("float32", 1)}
         assert len({len(v) for v in vectors.values()}) == 1
         assert all(type(name) is str for name in vectors)
@@ -454,7 +455,7 @@ def _make_words(folder):
 
 
 def _read_words(folder):
-    found = words.name_vectors(["DogCat", "dog"], folder / "w.vec")
+    found = word_vectors.name_vectors(["DogCat", "dog"], folder / "w.vec")
     assert found.vectors.dtype == np.float32 and len(found.vectors) == 2
     assert np.isfinite(found.vectors).all()
 
@@ -469,16 +470,16 @@ def _make_lists(folder):
 
 
 def _read_lists(folder):
-    split = lists.from_lists(folder, 2, 0)
-    assert split["counts"] == splits.counts(split)
+    split = from_lists.make_split(folder, 2, 0)
+    assert split["counts"] == split_file.counts(split)
 
 
 def _make_results(folder):
-    from avdiff_jax import results
+    from avdiff_jax.results import results_json
 
     draw = {"B": 50.0, "N": 40.0, "HM": 44.4, "FSL": 60.0, "AUSUC": 30.0, "gamma": 0.1}
     mean = {k: v for k, v in draw.items() if k != "gamma"}
-    results.write_results(folder, results.results_json(
+    results_json.write_results(folder, results_json.results_json(
         test={"mean": mean, "std": dict.fromkeys(mean, 1.0), "mean_of_hm": 44.0,
               "draws": [draw] * 3},
         validation={}, chosen={"gamma": {"value": 0.1, "on": "Val"}}, device="cpu",
@@ -488,16 +489,16 @@ def _make_results(folder):
 
 
 def _read_results(folder):
-    from avdiff_jax import results, runs
+    from avdiff_jax.results import results_json, runs
 
-    found = results.read_results(folder)
-    assert results.table(found)
+    found = results_json.read_results(folder)
+    assert results_json.table(found)
     for members in runs.group(runs.find([folder])).values():
         assert runs.summary(members).seeds == 1
 
 
 def _make_curves(folder):
-    from avdiff_jax.writer import Writer
+    from avdiff_jax.results.metrics_log import Writer
 
     with Writer(folder) as writer:
         for at in range(1, 5):
@@ -507,7 +508,7 @@ def _make_curves(folder):
 
 
 def _read_curves(folder):
-    from avdiff_jax.writer import Writer, read_metrics
+    from avdiff_jax.results.metrics_log import Writer, read_metrics
 
     read_metrics(folder)
     with Writer.open_at(folder, 3) as writer:
@@ -539,7 +540,7 @@ def _state():
 
 
 def _make_checkpoint(folder):
-    from avdiff_jax.checkpoint import Checkpoints
+    from avdiff_jax.runtime.checkpoint import Checkpoints
 
     with Checkpoints(folder / "c", keep=2) as checkpoints:
         for number in (1, 2):
@@ -547,7 +548,7 @@ def _make_checkpoint(folder):
 
 
 def _read_checkpoint(folder):
-    from avdiff_jax.checkpoint import Checkpoints
+    from avdiff_jax.runtime.checkpoint import Checkpoints
 
     with Checkpoints(folder / "c", keep=2) as checkpoints:
         number = checkpoints.latest()
@@ -566,7 +567,8 @@ def _make_config(folder):
 
 
 def _read_config(folder):
-    from avdiff_jax import fields, methods
+    from avdiff_jax import methods
+    from avdiff_jax.cli import choices
     from configs import synthetic
 
     text = (folder / "words.txt").read_text(errors="surrogateescape")
@@ -581,7 +583,7 @@ def _read_config(folder):
         for group in groups:
             part = part[group]
         part[leaf] = value  # a wrong name or type is refused here, as by a flag
-    fields.check_values(config)
+    choices.check_values(config)
     methods.method(config.method)
     methods.check(config)
     assert config.shots > 0 and config.train.batch > 0

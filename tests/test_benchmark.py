@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from avdiff_jax import benchmark, comparison, configuration, metrics, plots, runs, tables
+from avdiff_jax import metrics
+from avdiff_jax.cli import configuration
 from avdiff_jax.errors import UserError
-from avdiff_jax.files import plain
+from avdiff_jax.io.files import plain
 from avdiff_jax.methods import METHODS
-from avdiff_jax.results import results_json, write_results
-from avdiff_jax.runs import Key
+from avdiff_jax.results import benchmark, paired, plots, runs, tables
+from avdiff_jax.results.results_json import results_json, write_results
+from avdiff_jax.results.runs import Key
 
 ROOT = Path(__file__).resolve().parent.parent
 UCF = str(ROOT / "configs" / "ucf.py")
@@ -515,12 +517,12 @@ def test_own_data_sets_go_by_their_stores(tmp_path, capsys):
 
 def test_paired_by_hand():
     """d = 1, 2, 3, 6: mean 3, s^2 = 14/3, t(3, 0.975) = 3.182446."""
-    d = comparison.paired([11, 22, 33, 46], [10, 20, 30, 40])
+    d = paired.paired([11, 22, 33, 46], [10, 20, 30, 40])
     half = 3.182446 * np.sqrt(14 / 3) / 2
     assert (d.a, d.b, d.mean, d.ahead, d.n) == (28, 25, 3, 4, 4)
     assert d.interval == pytest.approx((3 - half, 3 + half), rel=1e-6)
-    assert comparison.paired([1, 5, 2], [3, 1, 2]).ahead == 1
-    assert comparison.paired([1], [2]).interval is None
+    assert paired.paired([1, 5, 2], [3, 1, 2]).ahead == 1
+    assert paired.paired([1], [2]).interval is None
 
 
 def compared(tmp_path):
@@ -581,20 +583,20 @@ def test_runs_on_other_data_are_refused(tmp_path, change, complaint):
         scores(run.workdir, names)
         (run.workdir / "split.json").write_text(text)
     with pytest.raises(UserError, match=complaint):
-        comparison.report([a], [b], ("a", "b"))
+        paired.report([a], [b], ("a", "b"))
 
 
 def test_the_same_clips_are_accepted(tmp_path):
     a, b = finish(tmp_path / "a"), finish(tmp_path / "b", "5shot,method=ncm")
     for run in (a, b):
         scores(run.workdir, ["x", "y"])
-    assert "n = 3 pairs" in comparison.report([a], [b], ("a", "b"))
+    assert "n = 3 pairs" in paired.report([a], [b], ("a", "b"))
 
 
 def test_two_runs_of_the_same_seed_on_one_side_are_refused(tmp_path):
     two = [finish(tmp_path / "a"), finish(tmp_path / "b", "5shot,method=ncm")]
     with pytest.raises(UserError, match="are both ucf 5-shot seed 42"):
-        comparison.pairs(two, two)
+        paired.pairs(two, two)
 
 
 # ----------------------------------------------------------------------------------- the command

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from avdiff_jax import configuration
-from avdiff_jax.command_line import Parser
+from avdiff_jax.cli import configuration
+from avdiff_jax.cli.flags import Parser
 from avdiff_jax.errors import UserError
 
 LAUNCH = Path(__file__).resolve().parent.parent / "launch"

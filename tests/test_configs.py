@@ -8,9 +8,9 @@ import re
 import jax
 import pytest
 
+from avdiff_jax.cli.choices import check_values
 from avdiff_jax.errors import UserError
-from avdiff_jax.fields import check_values
-from avdiff_jax.writer import flatten
+from avdiff_jax.results.metrics_log import flatten
 from configs import activitynet, common, own, synthetic, ucf, vggsound
 
 FILES = {"ucf": ucf, "vggsound": vggsound, "activitynet": activitynet, "synthetic": synthetic,

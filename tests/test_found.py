@@ -7,14 +7,16 @@ import zipfile
 import numpy as np
 import pytest
 
-from avdiff_jax import results
-from avdiff_jax.checkpoint import Checkpoints
-from avdiff_jax.data import importers, lists, splits, text_files, user_files, words
-from avdiff_jax.data.arrays import NpzFiles, read_npy
+from avdiff_jax.data.importers import npz_manifest, text_vectors, word_vectors
+from avdiff_jax.data.splits import from_lists, split_file
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import text_files
+from avdiff_jax.io.npy_npz import NpzFiles, read_npy
+from avdiff_jax.results import results_json
+from avdiff_jax.results.metrics_log import Writer, read_metrics
+from avdiff_jax.runtime.checkpoint import Checkpoints
 from avdiff_jax.train import workdir
-from avdiff_jax.writer import Writer, read_metrics
 from tests import fuzz, tiny
 
 
@@ -25,10 +27,11 @@ def refused(match, function, *args, **more):
 
 
 READERS = {
-    "text": user_files.text_of, "npy": read_npy, "npz": lambda path: NpzFiles([path]),
-    "store": open_store, "split": splits.load, "words": lambda p: words.name_vectors(["a"], p),
-    "results": results.read_results, "curves": lambda path: read_metrics(path.parent),
-    "names": text_files.read_manual_names,
+    "text": text_files.text_of, "npy": read_npy, "npz": lambda path: NpzFiles([path]),
+    "store": open_store, "split": split_file.load,
+    "words": lambda p: word_vectors.name_vectors(["a"], p),
+    "results": results_json.read_results, "curves": lambda path: read_metrics(path.parent),
+    "names": text_vectors.read_manual_names,
     "checkpoint": lambda path: Checkpoints(path.parent, keep=1),
 }
 
@@ -74,21 +77,21 @@ def test_a_small_archive_of_very_many_clips(tmp_path):
     )
     assert (tmp_path / "in.npz").stat().st_size < 1 << 18
     refused(
-        f"{n} clips where at most", importers.read_npz, [tmp_path / "in.npz"], audio_key="a",
+        f"{n} clips where at most", npz_manifest.read_npz, [tmp_path / "in.npz"], audio_key="a",
         video_key=None, label_key="label", class_key="names", text=tmp_path / "text.npz",
     )
 
 
 def test_word_vectors_parted_by_other_space(tmp_path):
     (tmp_path / "w.vec").write_bytes(b"dog 1 2\ncat 1 2\x0b3\n")
-    refused("has 3 numbers where others have 2", words.name_vectors, ["DogCat"],
+    refused("has 3 numbers where others have 2", word_vectors.name_vectors, ["DogCat"],
             tmp_path / "w.vec")
 
 
 def test_names_that_cannot_be_printed(tmp_path):
     fuzz._make_lists(tmp_path)
     (tmp_path / "stage_1_train.csv").write_text('"a\nb\x1b[2J",label\n')
-    refused(r"columns a\\nb\\x1b", lists.from_lists, tmp_path, 2, 0)
+    refused(r"columns a\\nb\\x1b", from_lists.make_split, tmp_path, 2, 0)
     assert str(UserError("\ud800 \n")) == r"\ud800 \n"
 
 
@@ -111,7 +114,8 @@ def test_results_that_no_run_writes(place, value, tmp_path):
     found = json.loads((tmp_path / "results.json").read_text())
     changed(found, place, value)
     (tmp_path / "results.json").write_text(json.dumps(found))
-    refused(f"part '{place.partition('.')[0]}' that no run writes", results.read_results, tmp_path)
+    complaint = f"part '{place.partition('.')[0]}' that no run writes"
+    refused(complaint, results_json.read_results, tmp_path)
 
 
 @pytest.mark.parametrize("line", [

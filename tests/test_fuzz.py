@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from avdiff_jax.data import probe
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import subprocess_probe
 from tests import fuzz
 
 CASES = int(os.environ.get("AVDIFF_FUZZ", "60"))
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("reader", fuzz.TARGETS)
 def test_rubbish(reader, tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "SECONDS", 3 * fuzz.SECONDS)
+    monkeypatch.setattr(subprocess_probe, "SECONDS", 3 * fuzz.SECONDS)
     first, contained, counts = 0, 0, {"read": 0, "refused": 0}
     while first < CASES:  # again after a case that the reader's process did not survive
         worker = subprocess.run(
@@ -38,7 +38,7 @@ def test_rubbish(reader, tmp_path, monkeypatch):
         )
         lost = worker.returncode == -signal.SIGSEGV or "Timeout (" in worker.stderr
         if lost and reader == "store":
-            # The library of HDF5 may crash or hang: the child process of `data.probe` is for that.
+            # The library of HDF5 may crash or hang: `io.subprocess_probe` is for that.
             (file,) = tmp_path.glob("*/case/s.h5")
             with pytest.raises(UserError, match=r"crashes the library|not be opened within"):
                 open_store(file)

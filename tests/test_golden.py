@@ -15,12 +15,12 @@ import pytest
 from avdiff_jax import diffusion
 from avdiff_jax.data.batches import Batch, Lengths, Resident, gather, windows
 from avdiff_jax.data.store import Sequences
+from avdiff_jax.inference.pytorch_weights import parameter_names, statistic_names, tree, variables
 from avdiff_jax.methods import avdiff
 from avdiff_jax.methods.method import Info, scaling_buffers
 from avdiff_jax.nn import masks
 from avdiff_jax.nn.layers import Block, Linear, fourier
 from avdiff_jax.nn.trunk import Trunk, scaled
-from avdiff_jax.published import parameter_names, statistic_names, tree, variables
 from avdiff_jax.train.step import TrainState, fresh_optimisers, update
 from configs import common
 

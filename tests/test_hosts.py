@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avdiff_jax import hosts
 from avdiff_jax.errors import UserError
+from avdiff_jax.runtime import hosts
 from tests import tiny
 
 MAIN = Path(__file__).resolve().parent.parent / "launch" / "main.py"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from avdiff_jax.plots import confusion_plot, curve_plot, features_plot, reliability_plot
+from avdiff_jax.results.plots import confusion_plot, curve_plot, features_plot, reliability_plot
 
 
 def in_file(path):

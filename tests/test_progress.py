@@ -1,6 +1,6 @@
 import pytest
 
-from avdiff_jax.progress import Progress, clock_text
+from avdiff_jax.runtime.progress import Progress, clock_text
 
 
 class Screen:

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax import published, trained
-from avdiff_jax.data import partition, splits
 from avdiff_jax.data.batches import Lengths
 from avdiff_jax.data.clips import Clip
+from avdiff_jax.data.splits import from_store, split_file
 from avdiff_jax.data.store import open_store, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.inference import model as models
+from avdiff_jax.inference import pytorch_weights
 from avdiff_jax.methods.method import Info
 from configs import common
 
@@ -69,13 +70,13 @@ def want():
 
 
 def converted(state, info):
-    return published.trained("best.pt", state, info, SECONDS, Lengths(5, 7), 0.0)
+    return pytorch_weights.trained("best.pt", state, info, SECONDS, Lengths(5, 7), 0.0)
 
 
 def test_converted_written_read_and_scored(golden, info, tmp_path):
     state, inputs = golden
     converted(state, info).save(tmp_path / "model.npz")
-    model = trained.load(tmp_path / "model.npz")
+    model = models.load(tmp_path / "model.npz")
     scores = model.scores(*lists(inputs))
     error = np.abs(scores - want()).max()
     print(f"softmax of the converted golden state: largest error {error:.1e}")
@@ -86,13 +87,13 @@ def test_converted_written_read_and_scored(golden, info, tmp_path):
 def test_every_weight_counts(golden):
     """Each used array changes ours when it changes; the others are named as unused."""
     state, _ = golden
-    used = sorted(set(state) - set(published.unused(state)))
-    assert published.unused(state) == sorted(
+    used = sorted(set(state) - set(pytorch_weights.unused(state)))
+    assert pytorch_weights.unused(state) == sorted(
         n for n in state if n.startswith("discriminator") or n.endswith("num_batches_tracked")
     )
-    ours = trained.flat(published.variables(state, {}))
+    ours = models.flat(pytorch_weights.variables(state, {}))
     for name in used:
-        changed = trained.flat(published.variables({**state, name: state[name] + 1}, {}))
+        changed = models.flat(pytorch_weights.variables({**state, name: state[name] + 1}, {}))
         assert sum((changed[k] != ours[k]).any() for k in ours) == 1, name
 
 
@@ -134,10 +135,10 @@ def files(golden, tmp_path, monkeypatch):
         class_text=golden[1]["class_embeddings"], audio_seconds=0.96, video_seconds=0.64,
         provenance={},
     )
-    made = partition.from_store(
+    made = from_store.make_split(
         open_store("s.h5"), 2, 0, base=list("ab"), novel1=["c"], novel2=list("de"), by="clip"
     )
-    splits.write(made, "s.json")
+    split_file.write(made, "s.json")
     return tmp_path
 
 
@@ -156,16 +157,16 @@ def refused(command, words, capsys):
 
 def test_command(command, files, golden, monkeypatch, capsys):
     """All but the reading of the file, which needs PyTorch."""
-    monkeypatch.setattr(published, "read_checkpoint", lambda path: golden[0])
+    monkeypatch.setattr(pytorch_weights, "read_checkpoint", lambda path: golden[0])
     command(WORDS)
     out = capsys.readouterr().out
     assert "85 arrays of best.pt used, 10 unused: A_enc.fc.1.num_batches_tracked" in out
-    model = trained.load("model.npz")
+    model = models.load("model.npz")
     assert model.kinds == ("base",) * 3 + ("novel",) * 2 and model.seconds == SECONDS
     assert np.abs(model.scores(*lists(golden[1])) - want()).max() < 1e-5
     Path("names.txt").write_text("e\nd\nc\nb\na\n")
     command([*WORDS[:-len(SIZES)], "--classes", "names.txt", *WORDS[-len(SIZES):]])
-    turned = trained.load("model.npz")
+    turned = models.load("model.npz")
     assert turned.info.classes == tuple("edcba") and turned.kinds[:2] == ("novel",) * 2
     jax.tree.map(np.testing.assert_array_equal, turned.vars.params, model.vars.params)
     np.testing.assert_array_equal(turned.info.text, model.info.text[::-1])
@@ -174,7 +175,7 @@ def test_command(command, files, golden, monkeypatch, capsys):
 def test_command_refuses(command, files, golden, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "needs PyTorch, which is not installed: pip install" in refused(command, WORDS, capsys)
-    monkeypatch.setattr(published, "read_checkpoint", lambda path: golden[0])
+    monkeypatch.setattr(pytorch_weights, "read_checkpoint", lambda path: golden[0])
     assert "data.audio_scale=255, not standardize" in refused(
         command, [*WORDS, "--config.data.audio_scale=standardize"], capsys)
     assert "unrecognized arguments: more" in refused(command, [*WORDS, "more"], capsys)
@@ -191,7 +192,7 @@ def test_with_pytorch(command, files, golden, capsys):
     state = {name: torch.tensor(array) for name, array in golden[0].items()}
     torch.save({"model": state, "epoch": 3, "optimizer": {"lr": 0.1}}, "best.pt")
     command(WORDS)
-    assert np.abs(trained.load("model.npz").scores(*lists(golden[1])) - want()).max() < 1e-5
+    assert np.abs(models.load("model.npz").scores(*lists(golden[1])) - want()).max() < 1e-5
     Path("model.npz").unlink()
     torch.save({"model": [1, 2]}, "best.pt")
     assert "holds no state_dict" in refused(command, WORDS, capsys)

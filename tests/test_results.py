@@ -10,7 +10,7 @@ import pytest
 
 from avdiff_jax import metrics
 from avdiff_jax.errors import UserError
-from avdiff_jax.results import (
+from avdiff_jax.results.results_json import (
     ablation,
     paper,
     paper_row,

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax import flops
 from avdiff_jax.nn.layers import dropout, random_words
+from avdiff_jax.speed import flops
 from tests import tiny
 
 PATH = Path(__file__).parent.parent / "launch" / "speed.py"
@@ -86,7 +86,7 @@ def test_dropout_draws_are_a_function_of_the_global_position(key):
     """The same on one device and with the rows split over two."""
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from avdiff_jax import devices
+    from avdiff_jax.runtime import devices
 
     split = NamedSharding(devices.mesh(), PartitionSpec("data"))
     x = jnp.ones((8, 5, 7))

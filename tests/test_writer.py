@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from avdiff_jax.errors import UserError
-from avdiff_jax.writer import Writer, flatten, read_metrics
+from avdiff_jax.results.metrics_log import Writer, flatten, read_metrics
 
 
 def events(workdir: Path) -> list[tuple[int, object]]:

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from avdiff_jax import fields
-from avdiff_jax.data import partition, splits, synthetic
+from avdiff_jax.cli import choices
+from avdiff_jax.data import synthetic
 from avdiff_jax.data.batches import Feed
+from avdiff_jax.data.splits import from_store, split_file
 from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.methods import method
+from avdiff_jax.results.metrics_log import Writer
+from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train import protocol
 from avdiff_jax.train import workdir as workdirs
 from avdiff_jax.train.stage import bench, initial_vars, ready
-from avdiff_jax.train.stop import Stop
 from avdiff_jax.train.substage import Phase, Services, run_substage
-from avdiff_jax.writer import Writer
 from configs import synthetic as synthetic_config
 
 SHOTS, CLASSES, CLIPS = 2, 12, 14
@@ -54,8 +55,8 @@ def world() -> tuple[pathlib.Path, pathlib.Path]:
         store, seed=0, classes=CLASSES, clips_per_class=CLIPS, audio_dim=8, video_dim=12,
         text_dim=14, seconds=(1.0, 6.0),
     )
-    made = partition.from_store(open_store(store), SHOTS, 0, base=6, novel1=3, novel2=3, by="clip")
-    splits.write(made, split)
+    made = from_store.make_split(open_store(store), SHOTS, 0, base=6, novel1=3, novel2=3, by="clip")
+    split_file.write(made, split)
     return store, split
 
 
@@ -83,8 +84,8 @@ def config(words: str = "", **changes):
 
 def command(words, workdir, *more) -> list[str]:
     """The command line that runs `config(words)`."""
-    common = dict(fields.fields(synthetic_config.get_config(f"{SHOTS}shot")))
-    changed = {k: v for k, v in fields.fields(config()) if v != common[k]}
+    common = dict(choices.fields(synthetic_config.get_config(f"{SHOTS}shot")))
+    changed = {k: v for k, v in choices.fields(config()) if v != common[k]}
     return [
         sys.executable, str(pathlib.Path(__file__).parents[1] / "launch" / "main.py"),
         f"--config=configs/synthetic.py:{SHOTS}shot,{words}", f"--workdir={workdir}",
@@ -102,7 +103,7 @@ def mesh(count: int = 1):
 def make_bench(c, number: int = 1, store=None, devices: int = 1, stage=None):
     """Stage `number` of a configuration, made ready."""
     store = store or open_store(c.data.store)
-    stage = stage or splits.stage(splits.load(c.data.split), store, number)
+    stage = stage or split_file.stage(split_file.load(c.data.split), store, number)
     feed = Feed(store, mesh(devices), c.data.residence)
     return bench(c, method(c.method), feed, stage, number)
 

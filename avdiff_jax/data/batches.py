@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from avdiff_jax import devices
-from avdiff_jax.data.splits import Members
+from avdiff_jax.data.splits.split_file import Members
 from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
+from avdiff_jax.runtime import devices
 
 ROLES = ("base", "novel")
 

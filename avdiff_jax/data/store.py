@@ -28,12 +28,12 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from avdiff_jax.data import probe
+from avdiff_jax.data.class_text import check_text
 from avdiff_jax.data.clips import COPY_BYTES, Clip, Collector, check_name
-from avdiff_jax.data.drafts import draft
-from avdiff_jax.data.report import Report, report
-from avdiff_jax.data.text import check_text
+from avdiff_jax.data.store_report import Report, report
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import subprocess_probe
+from avdiff_jax.io.drafts import draft
 
 SCHEMA = "avdiff_jax.store"
 VERSION = 1
@@ -85,7 +85,8 @@ class Store:
 def open_store(path) -> Store:
     """Opens a store and checks all of it but the feature values themselves.
 
-    A file that this process did not write is opened in a child process first (`data.probe`).
+    A file that this process did not write is opened in a child process first
+    (`io.subprocess_probe`).
 
     Raises UserError where the file is missing, truncated, not HDF5, of another schema or
     version, or contradicts itself. `check_values` looks at the values too.
@@ -100,7 +101,7 @@ def open_store(path) -> Store:
         raise UserError(f"store {path} is a folder, not an HDF5 file: name the file")
     if not os.path.isfile(path):
         raise UserError(f"store {path} is a pipe or a device: name a file on disk")
-    probe.try_apart(_read, path, "store")
+    subprocess_probe.try_apart(_read, path, "store")
     return _read(path)
 
 
@@ -346,7 +347,7 @@ def write_store(
       audio_dim, video_dim: expected dimensions; None takes those of the first clip.
       video_dtype: "float32" or "float16".
       notes: remarks of the importer for the report.
-      progress: an `avdiff_jax.progress.Progress` that counts clips.
+      progress: an `runtime.progress.Progress` that counts clips.
 
     Raises:
       UserError: unfit clips, names, text vectors or rates, an unwritable path or a full
@@ -375,7 +376,7 @@ def write_store(
                 raise UserError(f"no clips for {path}: the source holds 0 clips")
             with h5py.File(made, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
                 _write_parts(file, name, collected, class_text, rates, provenance)
-        probe.trust(made)
+        subprocess_probe.trust(made)
         open_store(made)  # what we are about to publish can be read
     return report(open_store(path), tuple(notes))
 

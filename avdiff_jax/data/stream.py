@@ -17,8 +17,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from avdiff_jax.data import user_files
-from avdiff_jax.data.arrays import read_npy
 from avdiff_jax.data.batches import (
     STREAM_BYTES,
     Batch,
@@ -28,10 +26,12 @@ from avdiff_jax.data.batches import (
     fill,
     framed,
 )
-from avdiff_jax.data.importers import npz_features
-from avdiff_jax.data.splits import Members
+from avdiff_jax.data.importers.npz_manifest import npz_features
+from avdiff_jax.data.splits.split_file import Members
 from avdiff_jax.data.store import VALUE_TYPES, Sequences, Store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import text_files
+from avdiff_jax.io.npy_npz import read_npy
 
 PIECE_BATCHES = 16  # clips of a piece: enough that those of one batch are of similar length
 
@@ -104,7 +104,7 @@ def of_manifest(path) -> tuple[int, Iterator[Features]]:
     folder = os.path.dirname(os.fspath(path))
 
     def rows():
-        with user_files.opened(path, "manifest") as file:
+        with text_files.opened(path, "manifest") as file:
             text = io.TextIOWrapper(file, "utf-8-sig", newline="")
             try:
                 yield from csv.reader(text, strict=True)

@@ -64,7 +64,7 @@ def synthesize(
       audio_dim, video_dim, text_dim: feature dimensions; the benchmark's by default.
       seconds: shortest and longest clip; one audio token per 0.96 s, one of video per 0.64 s.
       name: of the store.
-      progress: an `avdiff_jax.progress.Progress` that counts clips.
+      progress: an `runtime.progress.Progress` that counts clips.
 
     Raises:
       UserError: sizes too small to hold the structure.

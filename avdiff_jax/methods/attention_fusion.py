@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods import heads
 from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
+from avdiff_jax.methods.shared import heads
 from avdiff_jax.nn.layers import Linear
 from avdiff_jax.nn.trunk import Trunk
 

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 
 from avdiff_jax import diffusion
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods import trunked
-from avdiff_jax.methods.heads import classified, embed, logits_of, real_features, scores
 from avdiff_jax.methods.method import Info, Method, Vars
-from avdiff_jax.methods.prototypes import class_statistics, prototypes
-from avdiff_jax.methods.trunked import features
+from avdiff_jax.methods.shared import trunk_methods
+from avdiff_jax.methods.shared.heads import classified, embed, logits_of, real_features, scores
+from avdiff_jax.methods.shared.prototypes import class_statistics, prototypes
+from avdiff_jax.methods.shared.trunk_methods import features
 
-TRUNK = trunked.TRUNK
+TRUNK = trunk_methods.TRUNK
 
 
 def _predictor(info: Info, vars: Vars) -> diffusion.NoisePredictor:
@@ -28,7 +28,7 @@ def _schedule(info: Info) -> diffusion.Schedule:
 def conditioned(key: jax.Array, info: Info, batch) -> Vars:
     """Fresh trunk and head for batches like `batch`, with the generator's condition [C, dc] as
     a buffer: the class texts, or prototypes (Table 6), which `refresh` fills in."""
-    vars = trunked.init(key, info, batch)
+    vars = trunk_methods.init(key, info, batch)
     if info.config.diffusion.condition == "text":
         condition = jnp.asarray(info.text)
     else:
@@ -132,7 +132,7 @@ def loss(info: Info, moving, vars: Vars, token, batch, key: jax.Array, role: str
 def players(info: Info, substage: int):
     """One player: everything in substage 1, all but the fusion in substage 2."""
     generator = ("gen",) if info.config.generator == "diffusion" else ()
-    return trunked.players(info, substage, loss, generator)
+    return trunk_methods.players(info, substage, loss, generator)
 
 
 def refresh(info: Info, vars: Vars, clips) -> Vars:
@@ -158,7 +158,7 @@ def refresh(info: Info, vars: Vars, clips) -> Vars:
 
 def grow(key: jax.Array, info: Info, vars: Vars, clips) -> Vars:
     """CLnet with outputs for more classes, and what the generator is told about these."""
-    vars = trunked.grow(key, info, vars, clips)
+    vars = trunk_methods.grow(key, info, vars, clips)
     known = len(vars.buffers["condition"])
     told = refresh(info, vars, clips).buffers
     if info.config.diffusion.condition == "text":
@@ -169,6 +169,6 @@ def grow(key: jax.Array, info: Info, vars: Vars, clips) -> Vars:
 
 
 METHOD = Method(
-    init=init, features=features, players=players, scores=scores, frozen=trunked.frozen,
+    init=init, features=features, players=players, scores=scores, frozen=trunk_methods.frozen,
     refresh=refresh, generate=generate, embed=embed, grow=grow,
 )

@@ -8,10 +8,11 @@ player, so that the cross-entropy of what it makes of novel classes reaches it.
 import jax
 
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods import adversarial, avdiff, trunked
-from avdiff_jax.methods.adversarial import Gan
-from avdiff_jax.methods.heads import classified, embed, logits_of, real_features, scores
+from avdiff_jax.methods import avdiff
 from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.methods.shared import adversarial, trunk_methods
+from avdiff_jax.methods.shared.adversarial import Gan
+from avdiff_jax.methods.shared.heads import classified, embed, logits_of, real_features, scores
 from avdiff_jax.nn.gan import LEAKY, LINEAR, MLP, RELU
 
 NOISE = {"activitynet": 32, "ucf": 64, "vggsound": 128}  # others: ours
@@ -69,7 +70,7 @@ def players(info: Info, substage: int):
         return c_o, batch.label
 
     critic = adversarial.critic_player(info, gan(info), real)
-    return (critic, *trunked.players(info, substage, loss, ("gen",)))
+    return (critic, *trunk_methods.players(info, substage, loss, ("gen",)))
 
 
 def generate(info: Info, vars: Vars, key: jax.Array, labels):
@@ -78,7 +79,7 @@ def generate(info: Info, vars: Vars, key: jax.Array, labels):
 
 
 METHOD = Method(
-    init=init, features=trunked.features, players=players, scores=scores,
-    frozen=trunked.frozen, refresh=avdiff.refresh, generate=generate, embed=embed,
+    init=init, features=trunk_methods.features, players=players, scores=scores,
+    frozen=trunk_methods.frozen, refresh=avdiff.refresh, generate=generate, embed=embed,
     grow=avdiff.grow,
 )

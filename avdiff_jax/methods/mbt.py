@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods import heads, trunked
 from avdiff_jax.methods.method import Info, Vars
+from avdiff_jax.methods.shared import heads, trunk_methods
 from avdiff_jax.nn.layers import EPS, Block
 
 
@@ -88,6 +88,6 @@ def scores(info: Info, vars: Vars, tokens):
     return nn.softmax(logits.mean(1))
 
 
-METHOD = trunked.classifier(Mbt)._replace(
-    players=partial(trunked.players, loss=loss), scores=scores
+METHOD = trunk_methods.classifier(Mbt)._replace(
+    players=partial(trunk_methods.players, loss=loss), scores=scores
 )

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.hosts import fetch
 from avdiff_jax.methods.method import Info, Method, Vars, scaling_buffers
 from avdiff_jax.nn.pooling import segment_means
 from avdiff_jax.nn.trunk import modalities, scaled
+from avdiff_jax.runtime.hosts import fetch
 
 SEGMENTS = 8
 FAR = 1e3  # squared distance to a class that has no clips yet

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from avdiff_jax.methods.trunked import classifier
+from avdiff_jax.methods.shared.trunk_methods import classifier
 from avdiff_jax.nn.latents import CrossBlock, Latents
 from avdiff_jax.nn.layers import EPS, Block
 

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from avdiff_jax.losses import cross_entropy, mean_where, negatives, squared_error
-from avdiff_jax.methods import adversarial
-from avdiff_jax.methods.adversarial import BENCHMARK, Gan
-from avdiff_jax.methods.heads import HEAD, classified, head, real_features, scores
 from avdiff_jax.methods.method import Info, Method, Vars, main_player, scaling_buffers
-from avdiff_jax.methods.prototypes import class_statistics, clip_vector
+from avdiff_jax.methods.shared import adversarial
+from avdiff_jax.methods.shared.adversarial import BENCHMARK, Gan
+from avdiff_jax.methods.shared.heads import HEAD, classified, head, real_features, scores
+from avdiff_jax.methods.shared.prototypes import class_statistics, clip_vector
 from avdiff_jax.nn.gan import LEAKY, LINEAR, MLP, RELU, cosine_embedding
 
 COSINE, PROTOTYPE = 0.1, 0.01  # weights of the generator's two losses besides the critic's

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods.heads import HEAD, UnimodalHeads, apply_groups, classified
 from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
+from avdiff_jax.methods.shared.heads import HEAD, UnimodalHeads, apply_groups, classified
 from avdiff_jax.nn.layers import HIDDEN
 from avdiff_jax.nn.trunk import Encoders, counted, modalities, scaled
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from avdiff_jax.losses import squared_error
-from avdiff_jax.methods import trunked
-from avdiff_jax.methods.heads import apply_groups, classified
 from avdiff_jax.methods.method import Info, Method, Vars, main_player
-from avdiff_jax.methods.trunked import TRUNK
+from avdiff_jax.methods.shared import trunk_methods
+from avdiff_jax.methods.shared.heads import apply_groups, classified
+from avdiff_jax.methods.shared.trunk_methods import TRUNK
 from avdiff_jax.nn.layers import HIDDEN, EmbeddingNet
 
 OUTPUT = ("proj", "text", "aux")
@@ -99,7 +99,7 @@ def output(info: Info) -> Output:
 def init(key: jax.Array, info: Info, batch) -> Vars:
     """Fresh trunk and common space; no classifier."""
     k_trunk, k_output = jax.random.split(key)
-    trunk = trunked.init(k_trunk, own(info), batch)
+    trunk = trunk_methods.init(k_trunk, own(info), batch)
     text, token = jnp.asarray(info.text), jnp.zeros((1, info.config.model.dim))
     counted = jnp.ones(len(text), bool)
     made = output(info).init(k_output, token, text[:1], text, counted, False)
@@ -109,7 +109,7 @@ def init(key: jax.Array, info: Info, batch) -> Vars:
 
 def features(info: Info, vars: Vars, batch, key: jax.Array, train: bool):
     """The fused class token [b, dim] and the statistics of the embedding nets."""
-    return trunked.features(own(info), vars, batch, key, train)
+    return trunk_methods.features(own(info), vars, batch, key, train)
 
 
 def loss(substage: int, info: Info, moving, vars: Vars, token, batch, key: jax.Array, role: str):
@@ -155,7 +155,7 @@ def scores(info: Info, vars: Vars, token):
 
 
 METHOD = Method(
-    init=init, features=features, players=players, scores=scores, frozen=trunked.frozen,
+    init=init, features=features, players=players, scores=scores, frozen=trunk_methods.frozen,
     # Distances are not bounded by 1: the grid of the published code.
     calibration_grid=tuple(i / 5 for i in range(16)),
 )

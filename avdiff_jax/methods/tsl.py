@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods import adversarial
-from avdiff_jax.methods.adversarial import Gan
-from avdiff_jax.methods.heads import apply_groups, classified
 from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
+from avdiff_jax.methods.shared import adversarial
+from avdiff_jax.methods.shared.adversarial import Gan
+from avdiff_jax.methods.shared.heads import apply_groups, classified
 from avdiff_jax.nn.gan import LEAKY, LINEAR, MLP, RELU, kl_divergence
 from avdiff_jax.nn.layers import EmbeddingNet
 from avdiff_jax.nn.trunk import scaled

@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.methods.trunked import classifier
+from avdiff_jax.methods.shared.trunk_methods import classifier
 from avdiff_jax.nn import masks
 from avdiff_jax.nn.layers import EPS, Block
 from avdiff_jax.nn.trunk import TYPES

@@ -67,7 +67,7 @@ class Dropout(nn.Module):
 
 def product(equation: str, x: Array, y: Array) -> Array:
     """`einsum` of two float32 arrays in float32; where the process computes in bfloat16 (see
-    `devices.configure`) the factors are rounded to it and the sums stay float32."""
+    `runtime.devices.configure`) the factors are rounded to it and the sums stay float32."""
     if jax.config.jax_default_matmul_precision == "bfloat16":
         x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
     return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)

@@ -5,16 +5,19 @@ import time
 
 import jax
 
-from avdiff_jax import devices, hosts
-from avdiff_jax.data import partition, splits, synthetic
+from avdiff_jax.cli.choices import check_values
+from avdiff_jax.data import synthetic
 from avdiff_jax.data.batches import Feed
+from avdiff_jax.data.splits import from_store, split_file
 from avdiff_jax.data.store import Store, open_store
 from avdiff_jax.errors import UserError
-from avdiff_jax.fields import check_values
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
-from avdiff_jax.train.evaluation import report
-from avdiff_jax.train.lock import held
+from avdiff_jax.results.metrics_log import Writer
+from avdiff_jax.runtime import devices, hosts
+from avdiff_jax.runtime.lock import held
+from avdiff_jax.runtime.stop import Stop
+from avdiff_jax.train.report import report
 from avdiff_jax.train.stage import (
     Bench,
     apart,
@@ -25,7 +28,6 @@ from avdiff_jax.train.stage import (
     stage1,
     stage2,
 )
-from avdiff_jax.train.stop import Stop
 from avdiff_jax.train.substage import Services
 from avdiff_jax.train.workdir import (
     checkpoints,
@@ -35,7 +37,6 @@ from avdiff_jax.train.workdir import (
     writable,
     write_record,
 )
-from avdiff_jax.writer import Writer
 
 RUNS = ("all", "stage1", "stage2", "evaluate")
 
@@ -58,11 +59,11 @@ def data(config, workdir: pathlib.Path) -> tuple[Store, dict]:
             )
         store = open_store(store_path)
         if not split_path.exists():
-            split = partition.from_store(
+            split = from_store.make_split(
                 store, config.shots, config.seed, base=0.5, novel1=0.25, novel2=0.25, by="group"
             )
-            splits.write(split, split_path)
-        return store, splits.load(split_path)
+            split_file.write(split, split_path)
+        return store, split_file.load(split_path)
     store_path = pathlib.Path(config.data.store or f"data/{name}.h5")
     split_path = pathlib.Path(config.data.split or f"data/{name}-{config.shots}shot.json")
     for path, flag, verb in (
@@ -73,7 +74,7 @@ def data(config, workdir: pathlib.Path) -> tuple[Store, dict]:
                 f"{path} does not exist: make it with `python launch/data.py {verb}` (see the "
                 f"README), or name another with --config.{flag}"
             )
-    store, split = open_store(store_path), splits.load(split_path)
+    store, split = open_store(store_path), split_file.load(split_path)
     if split["shots"] != config.shots:
         raise UserError(
             f"{split_path} holds {split['shots']} shots but the configuration asks for "
@@ -152,11 +153,11 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
 
 
 def _stage(config, split, store, number):
-    stage = splits.stage(split, store, number)
+    stage = split_file.stage(split, store, number)
     if config.data.shuffle_labels:
         stage = stage._replace(
-            base=splits.shuffled(stage.base, config.seed),
-            novel=tuple(splits.shuffled(m, config.seed) for m in stage.novel),
+            base=split_file.shuffled(stage.base, config.seed),
+            novel=tuple(split_file.shuffled(m, config.seed) for m in stage.novel),
         )
     return stage
 

@@ -9,26 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax import devices, metrics
-from avdiff_jax.data.batches import (
-    Bucket,
-    Feed,
-    Lengths,
-    Limits,
-    evaluation_buckets,
-    training_plan,
-)
-from avdiff_jax.data.splits import Members, Stage
+from avdiff_jax import metrics
+from avdiff_jax.data.batches import Bucket, Feed, Lengths, Limits, evaluation_buckets, training_plan
+from avdiff_jax.data.splits.split_file import Members, Stage
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
-from avdiff_jax.train.cached import Cache, fused
-from avdiff_jax.train.step import (
-    Steps,
-    TrainState,
-    carried_optimisers,
-    compiled,
-    fresh_optimisers,
-)
+from avdiff_jax.runtime import devices
+from avdiff_jax.train.feature_cache import Cache, fused
+from avdiff_jax.train.step import Steps, TrainState, carried_optimisers, compiled, fresh_optimisers
 from avdiff_jax.train.substage import Outcome, Phase, Services, Setting, run_substage
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 from flax import struct
 
-from avdiff_jax import devices
 from avdiff_jax.data.batches import ROLES, Feed, Lengths, largest_divisor
 from avdiff_jax.methods.method import Info, Method, Player, Vars
-from avdiff_jax.train.cached import Cache, Fused
+from avdiff_jax.runtime import devices
+from avdiff_jax.train.feature_cache import Cache, Fused
 
 CACHED_TOKENS = 1024  # that are fused at a time on a CPU
 

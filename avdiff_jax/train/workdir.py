@@ -5,11 +5,11 @@ import errno
 import json
 import pathlib
 
-from avdiff_jax.checkpoint import Checkpoints
-from avdiff_jax.data.user_files import text_of
 from avdiff_jax.errors import UserError
-from avdiff_jax.files import plain, write_atomically
-from avdiff_jax.runs import differences
+from avdiff_jax.io.files import plain, write_atomically
+from avdiff_jax.io.text_files import text_of
+from avdiff_jax.results.runs import differences
+from avdiff_jax.runtime.checkpoint import Checkpoints
 from avdiff_jax.train.substage import Phase
 
 RECORD_VERSION = 1  # of stage1.json; one without a number is of version 1

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from avdiff_jax.data.partition import from_store
+from avdiff_jax.data.splits.from_store import make_split
 
 # --- files of features and text
 
@@ -162,7 +162,7 @@ QUARTERS = {"base": 0.5, "novel1": 0.25, "novel2": 0.25}
 
 
 def good_split(by="clip"):
-    return from_store(make_store(by_subject()), 5, 0, by=by, **QUARTERS)
+    return make_split(make_store(by_subject()), 5, 0, by=by, **QUARTERS)
 
 
 def ids(content):

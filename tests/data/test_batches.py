@@ -22,7 +22,7 @@ from avdiff_jax.data.batches import (
     training_plan,
     windows,
 )
-from avdiff_jax.data.splits import Members
+from avdiff_jax.data.splits.split_file import Members
 from avdiff_jax.data.store import Sequences, open_store
 from avdiff_jax.errors import UserError
 from tests import tiny

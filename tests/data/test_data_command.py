@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from avdiff_jax.data import splits
+from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.store import open_store
 from tests.data.samples import Calls, arrays, make_archive, text_file
 
@@ -105,7 +105,7 @@ def test_import_official_with_its_split(run, tmp_path):
     make_archive(tmp_path / "UCF")
     code, out, _ = run("import", "--layout=official", "--root=UCF", "--shots=2", "--out=ucf.h5")
     assert code == 0 and "train1_base" in out and "left out class 'Typing'" in out
-    split = splits.load("ucf-2shot.json")
+    split = split_file.load("ucf-2shot.json")
     assert split["by"] == "official" and split["seed"] is None and split["shots"] == 2
     store = open_store("ucf.h5")
     assert (store.audio.seconds, store.video.seconds) == (0.96, 0.64)
@@ -183,7 +183,7 @@ def test_split_by_lists_of_names(run):
     assert code == 2 and "--store needs --base, --novel1, --novel2: give a count" in err
     assert run(*words, "--novel2=novel2.txt")[0] == 0
     words.append("--overwrite")
-    assert splits.load("s.json")["classes"]["base1"] == sorted(names[:4])
+    assert split_file.load("s.json")["classes"]["base1"] == sorted(names[:4])
     code, _, err = run(*words, "--novel2=elsewhere.txt")
     assert code == 2 and "--novel2 elsewhere.txt is no count" in err
 

@@ -7,12 +7,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from avdiff_jax.data import arrays as array_files
-from avdiff_jax.data import user_files
 from avdiff_jax.data.clips import pooled
-from avdiff_jax.data.importers import read_manifest, read_npz
+from avdiff_jax.data.importers.npz_manifest import read_manifest, read_npz
 from avdiff_jax.data.store import open_store, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import npy_npz as array_files
+from avdiff_jax.io import text_files
 from tests.data.samples import Calls, arrays, text_file
 
 KEYS = {"audio_key": "m1", "video_key": "m2", "label_key": "label", "class_key": "class_names",
@@ -138,7 +138,7 @@ def test_an_array_that_declares_more_than_it_has(tmp_path):
 
 
 def test_a_table_larger_than_sense(tmp_path, monkeypatch):
-    monkeypatch.setattr(user_files, "MAX_TABLE_BYTES", 16)
+    monkeypatch.setattr(text_files, "MAX_TABLE_BYTES", 16)
     with pytest.raises(UserError, match="declares 40 bytes where at most 16 make sense"):
         read_arrays(tmp_path, arrays())
     monkeypatch.undo()

@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
-from avdiff_jax.data import splits
-from avdiff_jax.data.lists import from_lists, source_video
-from avdiff_jax.data.sets import STAGE_1
+from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits.from_lists import make_split, source_video
+from avdiff_jax.data.splits.sets import STAGE_1
 from avdiff_jax.errors import UserError
 
 TABLE_1 = {"ucf": "UCF", "activitynet": "ActivityNet"}  # key in the paper's tables -> lists folder
@@ -18,19 +18,19 @@ TABLE_1 = {"ucf": "UCF", "activitynet": "ActivityNet"}  # key in the paper's tab
 @pytest.mark.parametrize("seed", [0, 7])
 def test_table_1_is_the_papers(shared, key, folder, seed):
     paper = json.loads((shared / "paper_tables.json").read_text())["table1_5shot"][key]
-    split = from_lists(shared / "lists" / folder, shots=5, seed=seed)
+    split = make_split(shared / "lists" / folder, shots=5, seed=seed)
     assert split["counts"] == paper
     assert list(split["counts"]) == list(paper)
     numbers = [str(value) for name, value in paper.items() if name != "classes"]
-    assert splits.table(split).splitlines()[1].split()[-len(numbers) :] == numbers
-    assert "/".join(map(str, paper["classes"].values())) in splits.table(split)
+    assert split_file.table(split).splitlines()[1].split()[-len(numbers) :] == numbers
+    assert "/".join(map(str, paper["classes"].values())) in split_file.table(split)
 
 
 @pytest.mark.parametrize("folder", TABLE_1.values())
 @pytest.mark.parametrize("shots", [1, 10, 20])
 def test_other_shots_only_move_clips(shared, folder, shots):
-    five = from_lists(shared / "lists" / folder, shots=5, seed=0)["counts"]
-    split = from_lists(shared / "lists" / folder, shots=shots, seed=0)
+    five = make_split(shared / "lists" / folder, shots=5, seed=0)["counts"]
+    split = make_split(shared / "lists" / folder, shots=shots, seed=0)
     other = split["counts"]
     assert other["train1_novel"] == shots * other["classes"]["novel1"]
     assert other["train2_novel"] == shots * other["classes"]["novel2"]
@@ -41,7 +41,7 @@ def test_other_shots_only_move_clips(shared, folder, shots):
 
 def test_sets_hold_the_rows_of_the_lists(shared):
     """Clip by clip, read here by nothing but the csv module."""
-    split = from_lists(shared / "lists" / "UCF", shots=5, seed=0)
+    split = make_split(shared / "lists" / "UCF", shots=5, seed=0)
 
     def rows(stem):
         with open(shared / "lists" / "UCF" / f"{stem}.csv", newline="") as file:
@@ -103,7 +103,7 @@ def write_lists(folder, clips=8):
 
 
 def test_lists_without_all_class(tmp_path):
-    split = from_lists(write_lists(tmp_path / "VGGSound"), shots=5, seed=0)
+    split = make_split(write_lists(tmp_path / "VGGSound"), shots=5, seed=0)
     assert split["name"] == "VGGSound"
     assert split["by"] == "lists"
     assert split["classes"] == {
@@ -158,10 +158,10 @@ def test_damaged_lists_are_refused(tmp_path, damage, message):
     folder = write_lists(tmp_path / "lists")
     damage(folder)
     with pytest.raises(UserError, match=message):
-        from_lists(folder, shots=5, seed=0)
+        make_split(folder, shots=5, seed=0)
 
 
 @pytest.mark.parametrize("shots, message", [(9, "exactly 9 shots"), (8, "in val_novel"), (0, "0 ")])
 def test_more_shots_than_clips(tmp_path, shots, message):
     with pytest.raises(UserError, match=message):
-        from_lists(write_lists(tmp_path / "lists"), shots=shots, seed=0)
+        make_split(write_lists(tmp_path / "lists"), shots=shots, seed=0)

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from avdiff_jax.data import splits
-from avdiff_jax.data.official import read_official
+from avdiff_jax.data.importers.official import read_official
+from avdiff_jax.data.splits import split_file
 from avdiff_jax.errors import UserError
 from tests.data.samples import SHOTS, Calls, features, ids_of, make_archive
 
@@ -33,7 +33,7 @@ def test_official(archive, tmp_path):
     assert by_id["v_YoYo_g01_c03"].group == "v_YoYo_g01"
     assert source.notes == ["left out class 'Typing' of stage_2_test_novel, which the class lists "
                             "do not have there"]
-    split = splits.finish(source.sets, source.classes, name="UCF", shots=SHOTS, seed=None,
+    split = split_file.finish(source.sets, source.classes, name="UCF", shots=SHOTS, seed=None,
                           by="official")
     assert split["classes"] == {"base1": ["Archery", "HandstandPushups"], "novel1": ["Bowling"],
                                 "novel2": ["YoYo"]}

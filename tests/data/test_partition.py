@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from avdiff_jax.data import splits
-from avdiff_jax.data.partition import from_store
+from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits.from_store import make_split
 from avdiff_jax.errors import UserError
 from tests.data.samples import (
     QUARTERS,
@@ -23,19 +23,19 @@ from tests.data.samples import (
 
 @pytest.mark.parametrize("clips, by", [(by_subject(), "group"), (ungrouped(), "clip")])
 def test_seed_decides_and_nothing_else(clips, by):
-    made = from_store(make_store(clips), 5, 0, **QUARTERS)
+    made = make_split(make_store(clips), 5, 0, **QUARTERS)
     assert made["by"] == by
     for order in range(3):
         store = make_store(clips, order=order, class_order=order + 10)
-        assert from_store(store, 5, 0, **QUARTERS) == made
-    other = from_store(make_store(clips), 5, 1, **QUARTERS)
+        assert make_split(store, 5, 0, **QUARTERS) == made
+    other = make_split(make_store(clips), 5, 1, **QUARTERS)
     assert other["classes"] != made["classes"]
     assert other["sets"]["train1_base"] != made["sets"]["train1_base"]
 
 
 def test_draws_differ_and_fewer_shots_are_the_first_of_more():
     five = good_split()["sets"]["train2_novel"]
-    one = from_store(make_store(by_subject()), 1, 0, by="clip", **QUARTERS)
+    one = make_split(make_store(by_subject()), 1, 0, by="clip", **QUARTERS)
     for left, right in combinations(five, 2):
         assert left != right
     for draw, first in zip(five, one["sets"]["train2_novel"], strict=True):
@@ -46,7 +46,7 @@ def test_draws_differ_and_fewer_shots_are_the_first_of_more():
 @pytest.mark.parametrize("seed", range(5))
 def test_no_group_is_evaluated_that_was_trained_on(make, seed):
     store = make_store(make())
-    split = from_store(store, 5, seed, **QUARTERS)
+    split = make_split(store, 5, seed, **QUARTERS)
     sets = split["sets"]
     group = dict(zip(store.clip_ids.tolist(), store.groups.tolist(), strict=True))
 
@@ -74,7 +74,7 @@ def test_shots_of_stage_2_come_from_training_and_validation_groups():
     group = dict(zip(store.clip_ids.tolist(), store.groups.tolist(), strict=True))
     seen = set()
     for seed in range(10):
-        sets = from_store(store, 5, seed, **QUARTERS)["sets"]
+        sets = make_split(store, 5, seed, **QUARTERS)["sets"]
         val = {group[clip] for clip in ids(sets["val_base"])}
         seen |= {group[clip] in val for draw in sets["train2_novel"] for clip in ids(draw)}
     assert seen == {True, False}
@@ -96,17 +96,17 @@ def test_split_by_clip_has_the_shares_of_table_1():
 def test_small_classes_keep_a_clip_in_every_set():
     """A tenth of four clips is none, and yet one is validation and one is test."""
     store = make_store(ungrouped(n_subjects=1, repeats=4))
-    counts = from_store(store, 1, 0, **QUARTERS)["counts"]
+    counts = make_split(store, 1, 0, **QUARTERS)["counts"]
     assert (counts["train1_base"], counts["val_base"], counts["test_base"]) == (8, 4, 6)
     assert (counts["train1_novel"], counts["val_novel"], counts["test_novel"]) == (2, 4, 6)
 
 
 def test_clips_without_a_group_are_groups_of_their_own():
     clips = [(c, name, group if i % 2 else "") for i, (c, name, group) in enumerate(by_subject())]
-    split = from_store(make_store(clips), 5, 0, **QUARTERS)
+    split = make_split(make_store(clips), 5, 0, **QUARTERS)
     assert split["by"] == "group" and split["notes"] == []
     blank = make_store([(c, name, "") for c, name, _ in by_subject()])
-    assert from_store(blank, 5, 0, **QUARTERS)["by"] == "clip"
+    assert make_split(blank, 5, 0, **QUARTERS)["by"] == "clip"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_clips_without_a_group_are_groups_of_their_own():
 )
 def test_classes_by_count_fraction_and_list(base, novel1, novel2, sizes):
     store = make_store(ungrouped())
-    split = from_store(store, 5, 0, base=base, novel1=novel1, novel2=novel2)
+    split = make_split(store, 5, 0, base=base, novel1=novel1, novel2=novel2)
     assert [len(names) for names in split["classes"].values()] == sizes
     if isinstance(base, list):
         assert split["classes"]["base1"] == ["class 0", "class 7"]
@@ -156,7 +156,7 @@ def test_classes_by_count_fraction_and_list(base, novel1, novel2, sizes):
 def test_requests_that_do_not_fit_are_refused(change, message):
     request = {"store": make_store(by_subject()), "shots": 5, "seed": 0, **QUARTERS, **change}
     with pytest.raises(UserError, match=message) as refusal:
-        from_store(
+        make_split(
             request.pop("store"), request.pop("shots"), request.pop("seed"), **request
         )
     assert "\n" not in str(refusal.value)
@@ -165,10 +165,10 @@ def test_requests_that_do_not_fit_are_refused(change, message):
 def test_a_class_without_clips_is_never_chosen():
     store = make_store(ungrouped())
     store.class_names = (*store.class_names, "class 8")
-    split = from_store(store, 5, 0, **QUARTERS)
+    split = make_split(store, 5, 0, **QUARTERS)
     assert split["counts"]["classes"]["all"] == 8
     with pytest.raises(UserError, match="'class 8', which has 0 clips"):
-        from_store(store, 5, 0, base=4, novel1=2, novel2=["class 8"])
+        make_split(store, 5, 0, base=4, novel1=2, novel2=["class 8"])
 
 
 @pytest.mark.parametrize(
@@ -187,14 +187,14 @@ def test_real_sets_are_held_out_by_group(shared, folder, group, classes, seed):
             groups=archive[group].astype(str),
             class_names=tuple(archive["class_names"].tolist()),
         )
-    split = from_store(store, 5, seed, **QUARTERS)
+    split = make_split(store, 5, seed, **QUARTERS)
     assert split["by"] == "group" and split["counts"]["classes"]["all"] == classes
     group_of = dict(zip(store.clip_ids.tolist(), store.groups.tolist(), strict=True))
-    stage = splits.stage(split, store, 2)
+    stage = split_file.stage(split, store, 2)
     trained = np.concatenate([stage.base.clips, *(novel.clips for novel in stage.novel)])
     tested = np.concatenate([stage.eval_base.clips, *(novel.clips for novel in stage.eval_novel)])
     assert not set(store.groups[trained]) & set(store.groups[tested])
-    assert splits.audit(split, group_of) == []
+    assert split_file.audit(split, group_of) == []
 
 
 def test_published_split_of_utd_mhad(shared):
@@ -205,7 +205,7 @@ def test_published_split_of_utd_mhad(shared):
     published = json.loads(path.read_text())["split"]
     sets = published["splits"]
     numbered = ("", "_1", "_2")
-    split = splits.finish(
+    split = split_file.finish(
         {
             "train1_base": sets["stage_1_train_base"],
             "train1_novel": sets["stage_1_train_novel"],

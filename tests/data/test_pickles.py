@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from avdiff_jax.data.pickles import read_pickle
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.safe_pickle import read_pickle
 from tests.data.samples import Calls
 
 

@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from avdiff_jax.data import probe
 from avdiff_jax.data import store as stores
 from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import subprocess_probe
 
 
 # What a child may be asked to do: it imports these by name.
@@ -44,7 +44,7 @@ def wants_all_memory(path):
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "_known", set())
+    monkeypatch.setattr(subprocess_probe, "_known", set())
     path = tmp_path / "s.h5"
     path.write_text("x")
     return path
@@ -59,39 +59,41 @@ def file(tmp_path, monkeypatch):
 def test_a_child_that_fails_is_one_sentence(file, function, sentence):
     for _ in range(2):  # a failure is not remembered as a success
         with pytest.raises(UserError, match=sentence) as error:
-            probe.try_apart(function, file, "store")
+            subprocess_probe.try_apart(function, file, "store")
         assert "\n" not in str(error.value)
 
 
 def test_a_child_that_hangs(file, monkeypatch):
-    monkeypatch.setattr(probe, "SECONDS", 2)
+    monkeypatch.setattr(subprocess_probe, "SECONDS", 2)
     with pytest.raises(UserError, match=r"s.h5 could not be opened within 2 seconds"):
-        probe.try_apart(hangs, file, "store")
+        subprocess_probe.try_apart(hangs, file, "store")
 
 
 def test_each_file_is_tried_once_until_it_changes(file, monkeypatch):
     starts = []
-    run = probe.subprocess.run
+    run = subprocess_probe.subprocess.run
     monkeypatch.setattr(
-        probe.subprocess, "run", lambda *args, **more: starts.append(1) or run(*args, **more))
+        subprocess_probe.subprocess, "run",
+        lambda *args, **more: starts.append(1) or run(*args, **more))
     for _ in range(2):
-        probe.try_apart(opens, file, "store")
+        subprocess_probe.try_apart(opens, file, "store")
     assert len(starts) == 1
     file.write_text("xy")
-    probe.try_apart(opens, file, "store")
+    subprocess_probe.try_apart(opens, file, "store")
     assert len(starts) == 2
     file.write_text("xyz")
-    probe.trust(file)
-    probe.try_apart(opens, file.rename(file.with_name("t.h5")), "store")
+    subprocess_probe.trust(file)
+    subprocess_probe.try_apart(opens, file.rename(file.with_name("t.h5")), "store")
     assert len(starts) == 2
 
 
 def test_own_stores_start_no_child_and_foreign_ones_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "_known", set())
+    monkeypatch.setattr(subprocess_probe, "_known", set())
     tried = []
-    run = probe.subprocess.run
+    run = subprocess_probe.subprocess.run
     monkeypatch.setattr(
-        probe.subprocess, "run", lambda *args, **more: tried.append(1) or run(*args, **more))
+        subprocess_probe.subprocess, "run",
+        lambda *args, **more: tried.append(1) or run(*args, **more))
     path = tmp_path / "s.h5"
     clip = Clip("a", "dog", None, np.ones((2, 3)), np.ones((1, 5)))
     write_store(path, name="pets", clips=[clip], class_names=["dog"], class_text=np.eye(1, 4),
@@ -115,7 +117,7 @@ def test_what_crashes_is_never_opened_here(tmp_path, monkeypatch):
     def refuse(*_):
         raise UserError("crashed")
 
-    monkeypatch.setattr(probe, "try_apart", refuse)
+    monkeypatch.setattr(subprocess_probe, "try_apart", refuse)
     monkeypatch.setattr(stores.h5py, "File", None)
     with pytest.raises(UserError, match="crashed"):
         open_store(path)

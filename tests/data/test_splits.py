@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avdiff_jax.data import splits
-from avdiff_jax.data.sets import SINGLE, STAGE_1
+from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits.sets import SINGLE, STAGE_1
 from avdiff_jax.errors import UserError
 from tests.data.samples import by_subject, good_split, ids, make_store
 
@@ -39,7 +39,7 @@ def test_a_clip_in_two_sets_is_refused(source, target):
     split = good_split()
     _move(split["sets"], source, target)
     with pytest.raises(UserError, match="1 clips in both") as refusal:
-        splits.audit(split, None)
+        split_file.audit(split, None)
     assert source in str(refusal.value) and target in str(refusal.value)
 
 
@@ -81,7 +81,7 @@ def _change(change):
 )
 def test_audit_refuses(change, message):
     with pytest.raises(UserError, match=message) as refusal:
-        splits.audit(_change(change), None)
+        split_file.audit(_change(change), None)
     assert "'made_up'" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
@@ -101,10 +101,10 @@ def test_a_group_on_both_sides_is_refused_by_group_and_reported_otherwise(train,
     sets = split["sets"]
     pick = lambda key: sets[key[:-3]][int(key[-2])] if key.endswith("]") else sets[key]  # noqa: E731
     groups = {_first(pick(train))[0]: "one speaker", _first(pick(evaluation))[-1]: "one speaker"}
-    report = splits.audit(split, groups)
+    report = split_file.audit(split, groups)
     assert "one speaker" in report[0] and "on both sides, with 1 of" in report[0]
     with pytest.raises(UserError, match="group 'one speaker' in both") as refusal:
-        splits.audit({**split, "by": "group"}, groups)
+        split_file.audit({**split, "by": "group"}, groups)
     assert train in str(refusal.value) and evaluation in str(refusal.value)
 
 
@@ -114,19 +114,19 @@ def test_groups_are_audited_draw_by_draw():
     shots, tests = split["sets"]["train2_novel"], split["sets"]["test_novel"]
     shot = min(ids(shots[1]) & ids(tests[0]) & ids(tests[2]))
     test = min(ids(tests[0]) & ids(tests[1]) & ids(tests[2]))
-    report = splits.audit(split, {shot: "one speaker", test: "one speaker"})
+    report = split_file.audit(split, {shot: "one speaker", test: "one speaker"})
     assert [line.split(":")[0] for line in report] == ["stage 2 draw 1"]
     # A shot of draw 0 is a test clip of the others, here with the speaker of a training clip.
     shot = min(ids(shots[0]) & ids(tests[1]) & ids(tests[2]))
     train = min(ids(split["sets"]["train1_base"]))
-    report = splits.audit(split, {shot: "one speaker", train: "one speaker"})
+    report = split_file.audit(split, {shot: "one speaker", train: "one speaker"})
     assert [line.split(":")[0] for line in report] == ["stage 2 draw 1", "stage 2 draw 2"]
 
 
 def test_finish_audits():
     split = _change(lambda split, s: s["val_base"].popitem())
     with pytest.raises(UserError, match="no clip of class"):
-        splits.finish(split["sets"], split["classes"], name="x", shots=5, seed=0, by="clip")
+        split_file.finish(split["sets"], split["classes"], name="x", shots=5, seed=0, by="clip")
 
 
 # --- on disk
@@ -135,11 +135,11 @@ def test_finish_audits():
 def test_a_split_survives_the_disk(tmp_path):
     split = good_split()
     path = tmp_path / "new folder" / "split.json"
-    splits.write(split, path)
-    assert splits.load(path) == split
+    split_file.write(split, path)
+    assert split_file.load(path) == split
     assert os.listdir(path.parent) == ["split.json"]
     text = path.read_bytes()
-    splits.write(splits.load(path), path)
+    split_file.write(split_file.load(path), path)
     assert path.read_bytes() == text
 
 
@@ -154,10 +154,10 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(UserError, match=r"cannot write .*split.json: No space left"):
-                splits.write(good_split(), path)
+                split_file.write(good_split(), path)
         assert path.read_text() == "old" and os.listdir(tmp_path) == ["split.json"]
     with pytest.raises(UserError, match="cannot write"):
-        splits.write(good_split(), path / "below a file.json")
+        split_file.write(good_split(), path / "below a file.json")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_malformed_files_are_refused(tmp_path, change, message):
     path = tmp_path / "split.json"
     path.write_text(json.dumps(change(good_split())))
     with pytest.raises(UserError, match=message) as refusal:
-        splits.load(path)
+        split_file.load(path)
     assert "split.json" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
@@ -207,11 +207,11 @@ def test_files_that_are_no_json_are_refused(tmp_path):
     for name, (content, kind) in files.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} is not {kind}"):
-            splits.load(tmp_path / name)
+            split_file.load(tmp_path / name)
     with pytest.raises(UserError, match=r"nothing\.json is missing; make it with"):
-        splits.load(tmp_path / "nothing.json")
+        split_file.load(tmp_path / "nothing.json")
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
-        splits.load(tmp_path)
+        split_file.load(tmp_path)
 
 
 def test_an_edited_file_cannot_leak_clips(tmp_path):
@@ -220,7 +220,7 @@ def test_an_edited_file_cannot_leak_clips(tmp_path):
     path = tmp_path / "split.json"
     path.write_text(json.dumps(split))
     with pytest.raises(UserError, match=r"split.json: .* in both train2_novel\[0\] and test_nov"):
-        splits.load(path)
+        split_file.load(path)
 
 
 # --- for training
@@ -241,7 +241,7 @@ def test_stages_are_the_sets():
     def listed(*contents):
         return sorted((name, clip) for part in contents for name in part for clip in part[name])
 
-    one, two = splits.stage(split, store, 1), splits.stage(split, store, 2)
+    one, two = split_file.stage(split, store, 1), split_file.stage(split, store, 2)
     assert one.class_names == tuple(sorted(classes["base1"] + classes["novel1"]))
     assert set(np.array(one.class_names)[one.is_base]) == set(classes["base1"])
     assert named(one.base, one, store) == listed(sets["train1_base"])
@@ -258,14 +258,14 @@ def test_stages_are_the_sets():
     assert [named(m, two, store) for m in two.eval_novel] == list(map(listed, sets["test_novel"]))
     assert two.base.clips.dtype == np.int64 and two.base.labels.dtype == np.int32
     with pytest.raises(ValueError, match="stages 1 and 2, not 3"):
-        splits.stage(split, store, 3)
+        split_file.stage(split, store, 3)
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_order_of_the_store_changes_no_stage(number):
     split = good_split()
     stores = [make_store(by_subject()), make_store(by_subject(), order=3, class_order=4)]
-    one, other = (splits.stage(split, store, number) for store in stores)
+    one, other = (split_file.stage(split, store, number) for store in stores)
     assert one.class_names == other.class_names
     for left, right in zip(_members(one), _members(other), strict=True):
         assert named(left, one, stores[0]) == named(right, other, stores[1])
@@ -278,12 +278,12 @@ def _members(stage):
 def test_letter_case_of_a_class_does_not_matter_but_another_class_does():
     store, split = make_store(by_subject()), good_split()
     store.class_names = tuple(name.upper() for name in store.class_names)
-    assert splits.stage(split, store, 1).class_names[0].islower()
+    assert split_file.stage(split, store, 1).class_names[0].islower()
     clip = _first(split["sets"]["train1_base"])[0]
     at = store.clip_ids.tolist().index(clip)
     store.labels[at] = (store.labels[at] + 1) % 8
     with pytest.raises(UserError, match=rf"clip '{clip}' is of class 'CLASS \d' in store 'made_u"):
-        splits.stage(split, store, 1)
+        split_file.stage(split, store, 1)
 
 
 def test_a_store_that_lacks_clips_is_refused():
@@ -293,15 +293,15 @@ def test_a_store_that_lacks_clips_is_refused():
     total = split["counts"]["val_base"]
     examples = ", ".join(gone[:3])
     with pytest.raises(UserError, match=rf"'made_up' lacks 5 of {total} clips .*\({examples}, .."):
-        splits.stage(split, store, 1)
+        split_file.stage(split, store, 1)
 
 
 def test_shuffled_labels_are_a_permutation():
-    members = splits.stage(good_split(), make_store(by_subject()), 1).base
-    control = splits.shuffled(members, 0)
+    members = split_file.stage(good_split(), make_store(by_subject()), 1).base
+    control = split_file.shuffled(members, 0)
     np.testing.assert_array_equal(control.clips, members.clips)
     assert control.labels.dtype == np.int32
     assert Counter(control.labels.tolist()) == Counter(members.labels.tolist())
     assert np.mean(control.labels == members.labels) < 0.5  # 4 classes: 1 in 4 by chance
-    np.testing.assert_array_equal(splits.shuffled(members, 0).labels, control.labels)
-    assert (splits.shuffled(members, 1).labels != control.labels).any()
+    np.testing.assert_array_equal(split_file.shuffled(members, 0).labels, control.labels)
+    assert (split_file.shuffled(members, 1).labels != control.labels).any()

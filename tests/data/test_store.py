@@ -7,16 +7,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avdiff_jax.data import clips, probe
+from avdiff_jax.data import clips
 from avdiff_jax.data import store as stores
 from avdiff_jax.data.store import Clip, open_store, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import subprocess_probe
 
 
 @pytest.fixture(autouse=True)
 def no_child(monkeypatch):
     """Hundreds of files are opened here: none in a child process first, as test_probe.py does."""
-    monkeypatch.setattr(probe, "try_apart", lambda *_: None)
+    monkeypatch.setattr(subprocess_probe, "try_apart", lambda *_: None)
 
 
 def clip(number, *, audio=None, video=None, class_name="dog", group=None):

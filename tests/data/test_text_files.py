@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from avdiff_jax.data import text
-from avdiff_jax.data.text_files import read_text, write_text
+from avdiff_jax.data import class_text
+from avdiff_jax.data.importers.text_vectors import read_text, write_text
 from avdiff_jax.errors import UserError
 from tests.data.samples import VECTORS, Calls, text_file
 
@@ -33,17 +33,17 @@ def test_text_goes_to_classes_by_name_never_by_position(tmp_path):
     path = text_file(tmp_path, ".npz")
     vectors = read_text(path)
     for order in (["dog", "cat"], ["cat", "dog"]):
-        rows = text.match_text(order, vectors, path)
+        rows = class_text.match_text(order, vectors, path)
         np.testing.assert_array_equal(
             rows, [VECTORS["dog" if name == "dog" else "Cat"] for name in order])
-    spelled = text.match_text(["Hound"], vectors, path, {"hound": "dog"})
+    spelled = class_text.match_text(["Hound"], vectors, path, {"hound": "dog"})
     np.testing.assert_array_equal(spelled, [[1, 2]])
 
 
 def test_case_alone_does_not_decide_between_two():
-    find = text.NameMatcher(["a", "A", "b"])
+    find = class_text.NameMatcher(["a", "A", "b"])
     assert (find("a"), find("A"), find("B"), find("c")) == ("a", "A", "b", None)
-    assert text.NameMatcher(["ab", "AB"])("Ab") is None
+    assert class_text.NameMatcher(["ab", "AB"])("Ab") is None
 
 
 @pytest.mark.parametrize("make, sentence", [
@@ -73,19 +73,19 @@ def test_unfit_text_files(tmp_path, make, sentence):
 
 def test_classes_without_text_vector_are_all_named(tmp_path):
     with pytest.raises(UserError, match=r"t.npz has no text vector for 1 of 2 classes: 'cow': add"):
-        text.match_text(["dog", "cow"], VECTORS, "t.npz")
+        class_text.match_text(["dog", "cow"], VECTORS, "t.npz")
     with pytest.raises(UserError, match=r"3 of 3 .* 'Doge' \(close to 'dog'\), 'c', 'CATS' \(clo"):
-        text.match_text(["Doge", "c", "CATS"], VECTORS, "t.npz")
+        class_text.match_text(["Doge", "c", "CATS"], VECTORS, "t.npz")
     with pytest.raises(UserError, match=r"'c19' and 5 more: add"):
-        text.match_text([f"c{number}" for number in range(25)], VECTORS, "t.npz")
+        class_text.match_text([f"c{number}" for number in range(25)], VECTORS, "t.npz")
 
 
 def test_unit_length_and_classes_that_text_cannot_tell_apart():
-    tiny = text.unit(np.array([[3e-30, 4e-30], [0, -2]], np.float32))
+    tiny = class_text.unit(np.array([[3e-30, 4e-30], [0, -2]], np.float32))
     np.testing.assert_allclose(tiny, [[0.6, 0.8], [0, -1]], rtol=1e-6)
-    assert text.twins(["a", "b"], np.array([[0.0, 1], [1, 0]])) is None
-    assert "'a' and 'c' have the same" in text.twins(["a", "b", "c"], np.eye(3)[[0, 1, 0]])
-    assert text.twins(["a", "b"], np.array([[0.0, 1], [-0.0, 1]])) is not None
+    assert class_text.twins(["a", "b"], np.array([[0.0, 1], [1, 0]])) is None
+    assert "'a' and 'c' have the same" in class_text.twins(["a", "b", "c"], np.eye(3)[[0, 1, 0]])
+    assert class_text.twins(["a", "b"], np.array([[0.0, 1], [-0.0, 1]])) is not None
 
 
 def test_written_text_is_read_again(tmp_path):

@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from avdiff_jax.data import words
-from avdiff_jax.data.words import name_vectors, words_of
+from avdiff_jax.data.importers import word_vectors
+from avdiff_jax.data.importers.word_vectors import name_vectors, words_of
 from avdiff_jax.errors import UserError
 
 LINES = ["hand 1 0 0", "stand 0 1 0", "pushups 0 0 1", "YoYo 9 9 9", "yo 2 2 2", "TV 1 2 3",
@@ -112,7 +112,7 @@ def test_unfit_files(tmp_path, content, sentence):
 
 
 def test_a_line_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(words, "MAX_LINE_BYTES", 64)
+    monkeypatch.setattr(word_vectors, "MAX_LINE_BYTES", 64)
     path = tmp_path / "v.vec"
     path.write_bytes(b"hand 1 2\n" + b"x" * 4096)
     with pytest.raises(UserError, match="line 2, is longer than 64 bytes"):

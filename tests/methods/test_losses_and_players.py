@@ -10,7 +10,7 @@ import pytest
 from avdiff_jax import losses
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS, avca, avdiff, check, linear, protogan, sldg, tcaf, tsl
-from avdiff_jax.methods.prototypes import class_statistics
+from avdiff_jax.methods.shared.prototypes import class_statistics
 from avdiff_jax.nn import gan
 from avdiff_jax.nn.trunk import Fusion
 from avdiff_jax.train.step import TrainState, fresh_optimisers, update

@@ -2,7 +2,7 @@
 
 import pytest
 
-from avdiff_jax import devices
+from avdiff_jax.runtime import devices
 from avdiff_jax.train import protocol
 from tests import tiny
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avdiff_jax import devices
 from avdiff_jax.data.batches import Feed, training_plan
 from avdiff_jax.data.store import Clip, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.runtime import devices
 from tests import tiny
 
 

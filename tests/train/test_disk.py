@@ -6,8 +6,8 @@ import subprocess
 import jax
 import pytest
 
-from avdiff_jax import checkpoint
 from avdiff_jax.errors import UserError
+from avdiff_jax.runtime import checkpoint
 from avdiff_jax.train import protocol
 from tests import tiny
 

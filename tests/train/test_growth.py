@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax import trained
 from avdiff_jax.data import stream, synthetic
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
-from avdiff_jax.train import evaluation, growth
+from avdiff_jax.inference import model as models
+from avdiff_jax.train import add_classes as adding
+from avdiff_jax.train import report
 from avdiff_jax.train.stage import initial_vars, ready
 from avdiff_jax.train.substage import Outcome, Phase
 from tests import tiny
@@ -49,7 +50,7 @@ def tokens(name, count, seed):
 @pytest.fixture(scope="module")
 def model(finished):
     """With a trunk that tells classes apart, and long enough in substage 2 to learn them."""
-    model = trained.load(finished[0])
+    model = models.load(finished[0])
     old = model.examples
     features = np.concatenate([
         tokens(model.info.classes[label], 1, i) for i, label in enumerate(old.labels)
@@ -58,16 +59,16 @@ def model(finished):
         model, examples=old._replace(features=features), epochs=40, cuts=(30,)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trained.Trained, "features", lambda self, clips: np.concatenate([
+        patch.setattr(models.Trained, "features", lambda self, clips: np.concatenate([
             tokens(clip.clip_id.partition("/")[0], 1, 1000 + i) for i, clip in enumerate(clips)
         ]))
-        known = growth.trained_on_examples(made, jax.random.key(0), 0)
+        known = adding.trained_on_examples(made, jax.random.key(0), 0)
         yield dataclasses.replace(made, vars=known)
 
 
 @pytest.fixture(scope="module")
 def bigger(model, new_clips):
-    return growth.add_classes(model, *new_clips[0], new_clips[2])
+    return adding.add_classes(model, *new_clips[0], new_clips[2])
 
 
 def right(model, names):
@@ -104,12 +105,12 @@ def test_the_trunk_stands_still_and_the_given_model_too(model, bigger):
 
 
 def test_the_same_again_and_saved(model, bigger, new_clips, tmp_path):
-    again = growth.add_classes(model, *new_clips[0], new_clips[2])
+    again = adding.add_classes(model, *new_clips[0], new_clips[2])
     tiny.same(again.vars, bigger.vars)
-    other = growth.add_classes(model, *new_clips[0], new_clips[2], seed=1)
+    other = adding.add_classes(model, *new_clips[0], new_clips[2], seed=1)
     assert tiny.differ(other.vars.params["cls"], bigger.vars.params["cls"])
     bigger.save(tmp_path / "bigger.npz")
-    loaded = trained.load(tmp_path / "bigger.npz")
+    loaded = models.load(tmp_path / "bigger.npz")
     tiny.same(loaded.vars, bigger.vars)
     assert loaded.kinds == bigger.kinds and loaded.info.classes == bigger.info.classes
 
@@ -118,7 +119,7 @@ def test_in_two_steps(model, bigger, new_clips):
     audio, video, names = new_clips[0]
     two = model
     for part in (slice(0, 4), slice(4, 12)):
-        two = growth.add_classes(two, audio[part], video[part], names[part], new_clips[2])
+        two = adding.add_classes(two, audio[part], video[part], names[part], new_clips[2])
     assert {*two.info.classes} == {*bigger.info.classes}
     assert right(two, bigger.info.classes) > right(bigger, bigger.info.classes) - 0.05
 
@@ -131,9 +132,9 @@ def test_what_a_generator_is_told(name, new_clips):
     b = tiny.make_bench(tiny.config(words), 2)
     _, state = ready(b, Phase(2, 2), initial_vars(b), None)
     found = {"gamma": 0.0, "substage2": {"epochs": 1, "cuts": []}}
-    small = evaluation.model_of(b, Outcome(state, state.vars, {}), 0, found)
+    small = report.model_of(b, Outcome(state, state.vars, {}), 0, found)
     assert small.temperature is None
-    grown = growth.add_classes(small, *new_clips[0], new_clips[2])
+    grown = adding.add_classes(small, *new_clips[0], new_clips[2])
     told, known = grown.vars.buffers[key], len(small.info.classes)
     tiny.same(told[:known], small.vars.buffers[key])
     assert (np.abs(told[known:]).sum(1) > 0).all()
@@ -145,14 +146,14 @@ def test_stand_ins_for_text(model, new_clips):
     info, examples = model.info, model.examples
     n = len(info.classes)
     twin = examples.features[examples.labels == 2]
-    both = trained.Examples(
+    both = models.Examples(
         np.concatenate([examples.features, twin]),
         np.append(examples.labels, np.full(len(twin), n)), examples.clips,
     )
-    vector = growth.stand_ins(info, ["twin"], ["twin"], both)[0]
+    vector = adding.stand_ins(info, ["twin"], ["twin"], both)[0]
     cosine = info.text @ vector / np.linalg.norm(info.text, axis=1) / np.linalg.norm(vector)
     assert cosine.argmax() == 2 and cosine[2] > 0.8
-    grown = growth.add_classes(model, *new_clips[0])
+    grown = adding.add_classes(model, *new_clips[0])
     assert right(grown, {*new_clips[0][2]}) > 0.8
 
 
@@ -161,7 +162,7 @@ def test_refusals(model, new_clips):
 
     def refused(match, m=model, names=names, text=None, **more):
         with pytest.raises(UserError, match=match):
-            growth.add_classes(m, audio, video, names, text, **more)
+            adding.add_classes(m, audio, video, names, text, **more)
 
     known = model.info.classes[0]
     refused(f"the model knows '{known}' already", names=[known] * 12)
@@ -169,7 +170,7 @@ def test_refusals(model, new_clips):
     refused("11 class names for 12 clips", names=names[1:])
     refused("holds parameters alone", dataclasses.replace(model, examples=None))
     with pytest.raises(UserError, match="no clip of a new class"):
-        growth.add_classes(model, [], [], [])
+        adding.add_classes(model, [], [], [])
     config = model.info.config.copy_and_resolve_references()
     with config.unlocked():
         config.method = "ncm"
@@ -184,7 +185,7 @@ def test_comparison(model, bigger, new_clips):
     video = [c.video for c in old] + new_clips[1][1]
     names = [store.class_names[n] for n in store.labels] + new_clips[1][2]
     cells = [line[40:].split() for line in
-             growth.comparison(model, bigger, audio, video, names).splitlines()[1:]]
+             adding.comparison(model, bigger, audio, video, names).splitlines()[1:]]
     kinds = dict(zip(model.info.classes, model.kinds, strict=True))
     base = sum(kinds[name] == "base" for name in names[: len(store)])
     assert [int(row[0]) for row in cells] == [base, len(store) - base, 24, 24, 24]

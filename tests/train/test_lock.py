@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from avdiff_jax.errors import UserError
-from avdiff_jax.train import lock, protocol
-from avdiff_jax.train.lock import held
+from avdiff_jax.runtime import lock
+from avdiff_jax.runtime.lock import held
+from avdiff_jax.train import protocol
 from tests import tiny
 
 HOLDER = """

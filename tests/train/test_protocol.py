@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from avdiff_jax import fields
-from avdiff_jax.data import splits
+from avdiff_jax.cli import choices
+from avdiff_jax.data.splits import split_file
 from avdiff_jax.errors import UserError
 from avdiff_jax.train import protocol
 from configs import common
@@ -82,7 +82,7 @@ def test_parts_equal_the_whole(finished, tmp_path):
 def test_labels_of_the_test_set_are_read_by_evaluation_alone(finished, tmp_path, monkeypatch):
     """Permuted, they change the results and nothing that comes before."""
     workdir, results, states, _ = finished
-    stage = splits.stage
+    stage = split_file.stage
 
     def permuted(split, store, number):
         made = stage(split, store, number)
@@ -93,7 +93,7 @@ def test_labels_of_the_test_set_are_read_by_evaluation_alone(finished, tmp_path,
             eval_novel=tuple(m._replace(labels=np.roll(m.labels, 5)) for m in made.eval_novel),
         )
 
-    monkeypatch.setattr(splits, "stage", permuted)
+    monkeypatch.setattr(split_file, "stage", permuted)
     found, again = tiny.finish(tiny.config(), tmp_path / "w")
     tiny.same(again, states)
     ours, theirs = (
@@ -117,7 +117,7 @@ def test_every_field_is_read(finished, tmp_path, monkeypatch):
         protocol.data(own, tmp_path)
     main = (protocol.pathlib.Path(protocol.__file__).parents[2] / "launch" / "main.py").read_text()
     assert "config.device.deterministic" in main and "config.device.precision" in main
-    every = {name for name, _ in fields.fields(common.base())}
+    every = {name for name, _ in choices.fields(common.base())}
     assert every - read == {"device.deterministic", "device.precision", "train.crops"}
 
 
@@ -218,7 +218,7 @@ def test_shuffled_labels_touch_training_only():
     c = tiny.config(data__shuffle_labels=True)
     store, split = protocol.data(c, None)
     for number in (1, 2):
-        true = splits.stage(split, store, number)
+        true = split_file.stage(split, store, number)
         control = protocol._stage(c, split, store, number)
         assert tiny.differ(true.base.labels, control.base.labels)
         tiny.same(np.sort(true.base.labels), np.sort(control.base.labels))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax.data import splits
+from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.store import open_store
 from tests import tiny
 
@@ -43,7 +43,7 @@ def test_the_seed_decides(first, seed, equal, tmp_path):
 def test_clips_of_the_test_set_are_touched_by_evaluation_alone(first, tmp_path):
     """Other features in clips that only test sets hold: the same training, other results."""
     c = tiny.config("method=attention_fusion", **CONFIG)
-    split = splits.load(c.data.split)
+    split = split_file.load(c.data.split)
     only = {clip for ids in split["sets"]["test_base"].values() for clip in ids}
     for test in split["sets"]["test_novel"]:
         only |= {clip for ids in test.values() for clip in ids}

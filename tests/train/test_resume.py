@@ -10,12 +10,12 @@ import time
 import numpy as np
 import pytest
 
-from avdiff_jax import checkpoint
-from avdiff_jax.checkpoint import Checkpoints
 from avdiff_jax.errors import UserError
+from avdiff_jax.runtime import checkpoint
+from avdiff_jax.runtime.checkpoint import Checkpoints
+from avdiff_jax.runtime.stop import Stop, Stopped
 from avdiff_jax.train import substage, workdir
 from avdiff_jax.train.stage import initial_vars, ready
-from avdiff_jax.train.stop import Stop, Stopped
 from avdiff_jax.train.workdir import PHASES
 from tests import tiny
 

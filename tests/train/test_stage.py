@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax.data import splits
 from avdiff_jax.data.batches import Lengths
+from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
-from avdiff_jax.train import evaluation, step
+from avdiff_jax.train import report, step
 from avdiff_jax.train import stage as stages
-from avdiff_jax.train.evaluation import measure
+from avdiff_jax.train.report import measure
 from avdiff_jax.train.stage import (
     audio_scaling,
     initial_vars,
@@ -203,7 +203,7 @@ def test_gamma_is_used_as_given(vars, monkeypatch):
     members = joined(b.stage.eval_base, b.stage.eval_novel[0])
     made = np.where(b.info.is_base, 0.6, 0.1) + 0 * members.labels[:, None]
     made[np.arange(len(made)), members.labels] += 0.2
-    monkeypatch.setattr(evaluation, "scored", lambda *_: made)
+    monkeypatch.setattr(report, "scored", lambda *_: made)
     point = measure(b, vars, members, 0.0)["point"]
     assert (point.B, point.N, point.HM, point.FSL, point.gamma) == (100, 0, 0, 100, 0)
     point = measure(b, vars, members, 0.4)["point"]
@@ -241,7 +241,7 @@ def test_training_clips_are_all_clips_once():
 
 
 def test_stage_names_are_those_of_the_split():
-    split = splits.load(tiny.world()[1])
+    split = split_file.load(tiny.world()[1])
     b = tiny.make_bench(tiny.config(), 2)
     novel = [n for n, base in zip(b.info.classes, b.info.is_base, strict=True) if not base]
     assert novel == sorted(split["classes"]["novel2"])

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax import trained
 from avdiff_jax.data import stream
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.inference import model as models
 from tests import tiny
 
 
@@ -22,7 +22,7 @@ def store():
 
 @pytest.fixture(scope="module")
 def model(finished):
-    return trained.load(finished[0], draw=1)
+    return models.load(finished[0], draw=1)
 
 
 def clips_of(store, ids):
@@ -74,7 +74,7 @@ def test_examples_are_the_training_clips(finished, model, store):
 def test_saved_and_loaded(model, tmp_path):
     path = tmp_path / "deep" / "model.npz"
     dataclasses.replace(model, examples=None, temperature=None).save(path)
-    again = trained.load(path)
+    again = models.load(path)
     tiny.same(jax.device_get(again.vars), jax.device_get(model.vars))
     for name in ("text", "is_base", "audio_shift", "audio_scale"):
         np.testing.assert_array_equal(getattr(again.info, name), getattr(model.info, name))
@@ -104,23 +104,23 @@ def test_saved_and_loaded(model, tmp_path):
     ],
 )
 def test_damaged_files(change, complaint, finished, tmp_path):
-    with np.load(trained.model_file(finished[0], 0)) as file:
+    with np.load(models.model_file(finished[0], 0)) as file:
         arrays = dict(file)
     change(arrays)
     np.savez(tmp_path / "model.npz", **arrays)
     with pytest.raises(UserError) as caught:
-        trained.load(tmp_path / "model.npz")
+        models.load(tmp_path / "model.npz")
     assert complaint in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_no_such_model(finished, tmp_path):
     with pytest.raises(UserError, match=r"model-draw7.npz does not exist: name the workdir"):
-        trained.load(finished[0], draw=7)
+        models.load(finished[0], draw=7)
     with pytest.raises(UserError, match=r"--model=.*none.npz does not exist: name the workdir"):
-        trained.load(tmp_path / "none.npz")
+        models.load(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(UserError, match=r"is no \.npz file"):
-        trained.load(tmp_path / "text.npz")
+        models.load(tmp_path / "text.npz")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jax import export
 
-from avdiff_jax import exported, trained
 from avdiff_jax.data import stream
 from avdiff_jax.data.store import Clip, open_store, write_store
+from avdiff_jax.inference import export as exporting
+from avdiff_jax.inference import model as models
 from tests import tiny
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
@@ -114,12 +115,12 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
         store, tmp_path / "other.h5", rng.permutation(len(store)),
         rng.permutation(len(store.class_names)),
     )
-    code, out, err = run("evaluate", "--model", trained.model_file(workdir, 1), "--store",
+    code, out, err = run("evaluate", "--model", models.model_file(workdir, 1), "--store",
                          "other.h5", "--out", "e")
     assert code == 0, err
     with np.load(workdir / "scores-draw1.npz") as a, np.load(tmp_path / "e/scores-draw0.npz") as b:
         ours = dict(zip(b["clips"].tolist(), b["scores"], strict=True))
-        assert {*ours} == {*other.clip_ids} - {*trained.load(workdir, 1).examples.clips}
+        assert {*ours} == {*other.clip_ids} - {*models.load(workdir, 1).examples.clips}
         theirs = dict(zip(a["clips"].tolist(), a["scores"], strict=True))
         assert {*theirs} <= {*ours}
         for clip, scores in theirs.items():
@@ -127,11 +128,11 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
     code, out, _ = run("evaluate", "--model", workdir, "--draw", 1, "--gamma", 0.25, "--store",
                        tiny.world()[0], "--split", tiny.world()[1], "--out", "f")
     assert code == 0 and "| 0.25 |" in out and out.count("| draw ") == 1
-    model = trained.model_file(workdir, 0)
+    model = models.model_file(workdir, 0)
     refused("name the test clips with --store too", "evaluate", "--model", model, "--out", "g")
     refused("does not exist: name the workdir of a run that has finished", "evaluate", "--model",
             tmp_path, "--out", "g")
-    loaded = trained.load(model)
+    loaded = models.load(model)
     novel = [n for n, k in zip(loaded.info.classes, loaded.kinds, strict=True) if k == "novel"]
     keep = np.array([i for i, name in enumerate(store.class_names) if name not in novel])
     order = np.flatnonzero(np.isin(store.labels, keep))
@@ -176,7 +177,7 @@ def test_predict_from_every_source(run, finished, sources, tmp_path):
     assert head == ["clip_id", "kind", "class1", "probability1", "class2", "probability2",
                     "class3", "probability3"]
     assert rows == read(tmp_path / "npz.csv")[1:] == read(tmp_path / "manifest.csv")[1:]
-    model, store = trained.load(workdir), open_store(tiny.world()[0])
+    model, store = models.load(workdir), open_store(tiny.world()[0])
     assert [row[0] for row in rows] == store.clip_ids.tolist()
     clips = list(stream.of_store(store))
     names, p = model.predict([c.audio for c in clips], [c.video for c in clips], 3)
@@ -207,7 +208,7 @@ def test_predict_leaves_nothing_half_written(refused, finished, sources, tmp_pat
 
 def test_predict_streams(finished, monkeypatch):
     """Clips are asked for piece by piece: of an endless stream, a few pieces ahead."""
-    model = trained.load(finished[0])
+    model = models.load(finished[0])
     monkeypatch.setattr(stream, "PIECE_BATCHES", 1)
     asked = []
 
@@ -265,10 +266,10 @@ def test_add_class(run, refused, finished, mixed, tmp_path):
     assert code == 0, err
     assert "2 classes added to 12 from 4 clips in" in out
     split = json.loads((tmp_path / "mixed.json").read_text())
-    model = trained.load("b.npz")
+    model = models.load("b.npz")
     assert model.info.classes[12:] == tuple(mixed) and model.kinds[12:] == ("added",) * 2
     shots = {c for name in mixed for c in split["sets"]["train2_novel"][1][name]}
-    assert {*model.examples.clips} - {*trained.load(workdir, 1).examples.clips} <= shots
+    assert {*model.examples.clips} - {*models.load(workdir, 1).examples.clips} <= shots
     tested = sum(map(len, split["sets"]["test_base"].values()))
     held_out = sum(len(split["sets"]["test_novel"][1][name]) for name in mixed)
     lines = {line[:40].strip(): line[40:].split() for line in out.splitlines()[2:]}
@@ -297,7 +298,7 @@ def test_exported_function(run, refused, finished, tmp_path):
     assert "of up to 9 audio and 9 video tokens, any number of clips, on cpu and cuda" in out
     function = export.deserialize(bytearray((tmp_path / "f.stablehlo").read_bytes()))
     assert function.platforms == ("cpu", "cuda")
-    model, clips = trained.load(workdir, 2), list(stream.of_store(open_store(tiny.world()[0])))
+    model, clips = models.load(workdir, 2), list(stream.of_store(open_store(tiny.world()[0])))
     rng = np.random.default_rng(0)
     for some in (clips[:1], clips[40:47]):
         arrays, counts = [], []
@@ -317,8 +318,8 @@ def test_exported_function(run, refused, finished, tmp_path):
 
 
 def test_without_flatbuffers(refused, finished, monkeypatch):
-    monkeypatch.setattr(exported.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(exported, "scoring_function", lambda *args: None)
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(exporting, "scoring_function", lambda *args: None)
     refused("f.stablehlo needs flatbuffers, which is not installed: pip install flatbuffers",
             "export", "--model", finished[0], "--out", "f.stablehlo")
 
@@ -327,9 +328,9 @@ def test_exported_parameters(run, refused, finished, mixed, tmp_path):
     workdir = finished[0]
     code, out, err = run("export", "--model", workdir, "--out", "p.npz")
     assert code == 0 and "12 classes" in out, err
-    small, model = trained.load("p.npz"), trained.load(workdir)
+    small, model = models.load("p.npz"), models.load(workdir)
     tiny.same(small.vars, model.vars)
     assert small.examples is None
-    assert (tmp_path / "p.npz").stat().st_size < trained.model_file(workdir, 0).stat().st_size
+    assert (tmp_path / "p.npz").stat().st_size < models.model_file(workdir, 0).stat().st_size
     refused("holds parameters alone", "add_class", "--model", "p.npz", "--store", "mixed.h5",
             "--out", "b.npz")

@@ -1,0 +1,1 @@
+"""Words of a configuration, flags, choices."""

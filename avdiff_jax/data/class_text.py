@@ -1,0 +1,112 @@
+"""Class text vectors: which vector is whose, by name and never by position."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from avdiff_jax.errors import UserError
+
+MAX_NAMED = 20  # names in one message
+
+
+class NameMatcher:
+    """Finds a name in a list: exactly, or else without regard to case where that is unique."""
+
+    def __init__(self, known):
+        self._exact = set(known)
+        self._folded = {}
+        for name in self._exact:
+            self._folded.setdefault(name.casefold(), []).append(name)
+
+    def __call__(self, name):
+        """The known spelling, or None."""
+        if name in self._exact:
+            return name
+        same = self._folded.get(name.casefold(), ())
+        return same[0] if len(same) == 1 else None
+
+
+def near(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """The names most like `name`, in whatever case."""
+    folded = {other.casefold(): other for other in known}
+    return [folded[close] for close in difflib.get_close_matches(name.casefold(), folded, count)]
+
+
+def listed(names: Mapping[str, Sequence[str]]) -> str:
+    """Names with what they are close to, for messages: 'doge' (close to 'dog'), 'cow'."""
+    shown = [
+        repr(name) + (f" (close to {', '.join(map(repr, close))})" if close else "")
+        for name, close in list(names.items())[:MAX_NAMED]
+    ]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def respelled(class_names: Sequence[str], manual: Mapping[str, str] | None) -> list[str]:
+    """What to look each class up by: its entry in `manual`, or else its own name."""
+    manual = manual or {}
+    find = NameMatcher(manual)
+    entries = [(name, find(name)) for name in class_names]
+    return [name if entry is None else manual[entry] for name, entry in entries]
+
+
+def match_text(
+    class_names: Sequence[str],
+    vectors: Mapping[str, np.ndarray],
+    path,
+    manual: Mapping[str, str] | None = None,
+) -> np.ndarray:
+    """Rows [C, Dt] float32 for the classes, by name.
+
+    Args:
+      vectors: by name, as from `importers.text_vectors.read_text`.
+      path: of `vectors`, for messages.
+      manual: class name -> name in `vectors`, where the two are spelled apart.
+
+    Raises:
+      UserError: names every class without a vector, and what is close to it.
+    """
+    find = NameMatcher(vectors)
+    wanted = respelled(class_names, manual)
+    found = [find(name) for name in wanted]
+    lacking = {
+        class_name: near(name, vectors)
+        for class_name, name, key in zip(class_names, wanted, found, strict=True) if key is None
+    }
+    if lacking:
+        raise UserError(f"{path} has no text vector for {len(lacking)} of {len(class_names)} "
+                        f"classes: {listed(lacking)}: add them or respell them with --text-map")
+    return np.stack([vectors[key] for key in found])
+
+
+def check_text(path, class_names: Sequence[str], class_text: np.ndarray) -> None:
+    """Raises UserError naming every class of `path` whose vector cannot be used."""
+    if class_text.ndim != 2 or class_text.shape[1] == 0:
+        raise UserError(f"text vectors for {path} have shape {class_text.shape} instead of "
+                        f"(classes, dimensions)")
+    # a vector of zeros is how embedding files mark a word that they do not know
+    usable = np.isfinite(class_text).all(1) & (class_text != 0).any(1)
+    if not usable.all():
+        names = {name: () for name, good in zip(class_names, usable, strict=True) if not good}
+        raise UserError(f"{path} has no usable text vector (all zeros, NaN or infinite) for "
+                        f"{len(names)} of {len(class_names)} classes: {listed(names)}: give them "
+                        f"in the text file")
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """[C, Dt] float32 of length 1 each; none may be all zeros."""
+    vectors = vectors.astype(np.float64)
+    vectors /= np.abs(vectors).max(1, keepdims=True)  # so that no square underflows
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def twins(class_names: Sequence[str], class_text: np.ndarray) -> str | None:
+    """A remark on two classes with the same vector, where there are such."""
+    seen: dict[bytes, str] = {}
+    for name, vector in zip(class_names, class_text + 0.0, strict=True):  # -0 is 0
+        other = seen.setdefault(vector.tobytes(), name)
+        if other is not name:
+            return (f"the classes {other!r} and {name!r} have the same text vector, so text cannot "
+                    f"tell them apart")
+    return None

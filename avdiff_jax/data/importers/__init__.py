@@ -1,0 +1,1 @@
+"""Feature files and class text of any layout to a store."""

@@ -1,0 +1,229 @@
+"""Plain arrays and manifests to a stream of clips.
+
+Every reader (`data.official` has one more) returns `(clips, Source)`: an iterator that
+`store.write_store` consumes, and what is known beside the clips. Nothing from a file is ever
+executed.
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from avdiff_jax.data.clips import Clip
+from avdiff_jax.data.importers.text_vectors import class_text
+from avdiff_jax.errors import UserError
+from avdiff_jax.io import text_files
+from avdiff_jax.io.npy_npz import NpzFiles, read_npy, strings
+
+MAX_CLIPS = 10_000_000
+
+
+class Source(NamedTuple):
+    """What a reader knows beside its clips."""
+
+    name: str
+    total: int | None  # clips to come, for the progress bar; None where nobody knows
+    class_names: list[str]
+    class_text: np.ndarray  # [C, Dt] float32, rows in the order of class_names
+    files: list[str]  # base names of what was read, for the provenance
+    notes: list[str]  # remarks for the report
+    sets: dict | None = None  # official layout: set -> {class: [clip id]}, filled while reading
+    classes: dict | None = None  # official layout: base1, novel1, novel2 -> class names
+
+
+# ------------------------------------------------------------------------- flat + offsets
+
+
+def read_npz(
+    paths, *, audio_key, video_key, label_key, class_key=None, id_key=None, group_key=None,
+    text, text_key=None, text_names=None, text_map=None,
+):
+    """Reads flat values + offsets from one or several .npz files.
+
+    Args:
+      paths: the files; a key may lie in any of them.
+      audio_key, video_key: "m1" for the arrays m1_flat and m1_offsets, or "values,offsets" to
+        name both; None where the data set lacks the modality. Clip i is
+        values[offsets[i]:offsets[i + 1]].
+      label_key: [n] class numbers (0-based, needs `class_key`) or class names.
+      class_key: [C] class names.
+      id_key: [n] clip ids; None numbers the clips.
+      group_key: [n] the group of each clip.
+      text, text_key, text_names, text_map: see `text_files.class_text`.
+
+    Returns (clips, Source). Raises UserError for unknown keys and arrays that disagree.
+    """
+    files = NpzFiles(paths)
+    named = files.named
+    labels = files.array(label_key, "--label-key")
+    n = len(np.atleast_1d(labels))
+    if labels.ndim != 1 or n == 0:
+        raise UserError(f"{named} [{label_key}] has shape {labels.shape} where one label a clip is "
+                        f"needed: change --label-key")
+    if n > MAX_CLIPS:  # a packed archive of zeros is small, its clips would not be
+        raise UserError(f"{named} [{label_key}] has {n} clips where at most {MAX_CLIPS} make "
+                        f"sense: change --label-key")
+    ids = _column(files, id_key, n, "--id-key", named)
+    if ids is None:
+        ids = _numbered(n)
+    groups = _column(files, group_key, n, "--group-key", named)
+    class_names, numbers = _npz_classes(files, labels, label_key, class_key, ids, named)
+
+    pieces = _npz_pieces(files, {"audio": audio_key, "video": video_key}, n)
+
+    def clips():
+        for number in range(n):
+            given = {modality: next(stream) for modality, stream in pieces.items()}
+            yield Clip(ids[number], class_names[numbers[number]],
+                       None if groups is None else groups[number],
+                       given.get("audio"), given.get("video"))
+
+    source = Source(
+        name=os.path.splitext(os.path.basename(named))[0],
+        total=n,
+        class_names=class_names,
+        class_text=class_text(class_names, text, text_key, text_names, text_map),
+        files=[os.path.basename(path) for path in [*files.paths, os.fspath(text)]],
+        notes=[],
+    )
+    return clips(), source
+
+
+def npz_features(paths, audio_key, video_key, id_key):
+    """Clips without labels from .npz files, with keys as for `read_npz`.
+
+    Returns ([n] clip ids, {modality: iterator over [T, D] arrays}). Raises UserError.
+    """
+    files = NpzFiles(paths)
+    keys = {"audio": audio_key, "video": video_key}
+    name, key = next(((name, key) for name, key in keys.items() if key), (None, None))
+    flag = f"--{name}-key"
+    n = 0 if key is None else len(np.atleast_1d(files.array(_offsets_key(key), flag))) - 1
+    pieces = _npz_pieces(files, keys, n)
+    return _column(files, id_key, n, "--id-key", files.named) or _numbered(n), pieces
+
+
+def _numbered(n):
+    return [f"clip{number:0{len(str(n - 1))}d}" for number in range(n)]
+
+
+def _npz_pieces(files, keys, n):
+    """Modality -> iterator over the [T, D] pieces of n clips, for the modalities with a key."""
+    streams = {
+        modality: _npz_stream(files, key, n, f"--{modality}-key", files.named)
+        for modality, key in keys.items() if key is not None
+    }
+    if not streams:
+        raise UserError(f"{files.named} needs features: give --audio-key or --video-key")
+    return {modality: files.rows(*stream) for modality, stream in streams.items()}
+
+
+def _column(files, key, n, flag, named):
+    """[n] strings, or None without a key."""
+    if key is None:
+        return None
+    values = files.array(key, flag)
+    if values.shape != (n,):
+        raise UserError(f"{named} [{key}] has shape {values.shape} for {n} clips: change {flag}")
+    return strings(values)
+
+
+def _npz_classes(files, labels, label_key, class_key, ids, named):
+    """Class names, and the number of each clip's class."""
+    if labels.dtype.kind in "SU":
+        names = strings(labels)
+        known = sorted(set(names)) if class_key is None else strings(
+            files.array(class_key, "--class-key"))
+        find = {name: number for number, name in enumerate(known)}
+        for clip_id, name in zip(ids, names, strict=True):
+            if name not in find:
+                raise UserError(f"{named} gives clip {clip_id!r} the label {name!r}, which is none "
+                                f"of the {len(known)} in [{class_key}]: mend one of them")
+        return known, [find[name] for name in names]
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{named} [{label_key}] is of type {labels.dtype} where class numbers or "
+                        f"names are needed: change --label-key")
+    if class_key is None:
+        raise UserError(f"{named} [{label_key}] holds class numbers, which need names: give "
+                        f"--class-key")
+    known = files.array(class_key, "--class-key")
+    if known.ndim != 1 or known.dtype.kind not in "SU":
+        raise UserError(f"{named} [{class_key}] has shape {known.shape}, type {known.dtype} where "
+                        f"class names are needed: change --class-key")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(known)))
+    if outside.size:
+        raise UserError(f"{named} gives clip {ids[outside[0]]!r} the label {labels[outside[0]]} "
+                        f"but [{class_key}] has {len(known)} classes, counted from 0: mend the "
+                        f"labels")
+    return strings(known), labels.tolist()
+
+
+def _offsets_key(key):
+    return key.partition(",")[2] or f"{key}_offsets"
+
+
+def _npz_stream(files, key, n, flag, named):
+    """(key of the values, [n+1] int64 offsets)."""
+    values_key, offsets_key = key.partition(",")[0], _offsets_key(key)
+    if "," not in key:
+        values_key = f"{key}_flat"
+    rows, _ = files.flat_shape(values_key, flag)
+    offsets = files.array(offsets_key, flag)
+    if offsets.dtype.kind not in "iu" or offsets.shape != (n + 1,):
+        raise UserError(f"{named} [{offsets_key}] has shape {offsets.shape}, type {offsets.dtype} "
+                        f"for {n} clips where {n + 1} integers are needed: change {flag}")
+    offsets = offsets.astype(np.int64)
+    falls = (offsets[1:] < offsets[:-1]).any()
+    if offsets[0] != 0 or offsets[-1] != rows or falls:
+        raise UserError(f"{named} [{offsets_key}] goes from {offsets[0]} to {offsets[-1]} where it "
+                        f"must rise from 0 to the {rows} rows of [{values_key}]: mend the offsets")
+    return values_key, offsets
+
+
+# ------------------------------------------------------------------------- manifest
+
+
+def read_manifest(path, *, text, text_key=None, text_names=None, text_map=None):
+    """Reads a CSV with the header clip_id,class,group,audio,video (group may be left out).
+
+    audio and video name .npy files, [T, D], relative to the CSV; an empty cell says that the
+    clip lacks the modality. Returns (clips, Source). Raises UserError.
+    """
+    rows = text_files.rows(path, "manifest")
+    header = rows[0] if rows else []
+    needed = {"clip_id", "class", "audio", "video"}
+    if not needed <= set(header) or len(set(header)) != len(header) or set(header) - needed - {
+            "group"}:
+        raise UserError(f"manifest {path} has the header {','.join(header)!r} instead of "
+                        f"clip_id,class,group,audio,video: mend it")
+    entries = []
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(header):
+            raise UserError(f"manifest {path}, row {number}, has {len(row)} cells where the header "
+                            f"has {len(header)}: mend it")
+        entries.append(dict(zip(header, row, strict=True)))
+    class_names = sorted({entry["class"] for entry in entries})
+    if not class_names:
+        raise UserError(f"manifest {path} lists 0 clips: add some")
+    folder = os.path.dirname(os.fspath(path))
+
+    def features(entry, modality):
+        if not entry[modality]:
+            return None
+        return read_npy(os.path.join(folder, entry[modality]))
+
+    def clips():
+        for entry in entries:
+            yield Clip(entry["clip_id"], entry["class"], entry.get("group") or None,
+                       features(entry, "audio"), features(entry, "video"))
+
+    source = Source(
+        name=os.path.splitext(os.path.basename(path))[0],
+        total=len(entries),
+        class_names=class_names,
+        class_text=class_text(class_names, text, text_key, text_names, text_map),
+        files=[os.path.basename(path), os.path.basename(text)],
+        notes=[],
+    )
+    return clips(), source

@@ -1,0 +1,130 @@
+"""Files of class text vectors: dicts in .npy, matrices in .npz, lines in .csv."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from avdiff_jax.data.class_text import match_text
+from avdiff_jax.errors import UserError
+from avdiff_jax.io import text_files
+from avdiff_jax.io.drafts import draft
+from avdiff_jax.io.npy_npz import NpzFiles, npy_header
+from avdiff_jax.io.safe_pickle import read_pickle
+
+# What the message about an unfit .npz says; a .npy and a .csv leave less to choose.
+READ = ("read are an .npz with one vector a class name, or with emb [classes, features] and names "
+        "[classes] (other names: --text-key and --text-names)")
+
+
+def read_text(path, key=None, names_key=None) -> dict[str, np.ndarray]:
+    """Class text vectors by name.
+
+    .npy: a saved dict {name: vector} (read without trusting its pickle).
+    .npz: a matrix `key` with one row a name of `names_key`; without keys, "emb" and "names"
+      where both are there, else one vector for each member.
+    .csv: one line a class, name first; a header line is skipped.
+
+    Returns {name: [Dt] float32}. Raises UserError for other files, repeated names, unequal
+    dimensions.
+    """
+    path = os.fspath(path)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".npy":
+        pairs = _text_of_npy(path)
+    elif suffix == ".npz":
+        pairs = _text_of_npz(path, key, names_key)
+    elif suffix == ".csv":
+        pairs = _text_of_csv(path)
+    else:
+        raise UserError(f"text file {path} ends in {suffix!r} and not in .npy, .npz or .csv: "
+                        f"convert it")
+    vectors = {}
+    for name, vector in pairs:
+        name = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        if name in vectors:
+            raise UserError(f"text file {path} names {name!r} twice: keep one")
+        vector = np.asarray(vector)
+        if vector.ndim != 1 or vector.size == 0 or vector.dtype.kind not in "biuf":
+            raise UserError(f"text file {path} has shape {vector.shape}, type {vector.dtype} for "
+                            f"{name!r} where a numeric vector is needed; "
+                            f"{READ if suffix == '.npz' else 'mend it'}")
+        with np.errstate(over="ignore"):  # infinity is refused later, with the class's name
+            vectors[name] = vector.astype(np.float32)
+        first = next(iter(vectors))
+        if len(vector) != len(vectors[first]):
+            raise UserError(f"text file {path} has {len(vector)} dimensions for {name!r} and "
+                            f"{len(vectors[first])} for {first!r}: make them equal")
+    if not vectors:
+        raise UserError(f"text file {path} holds 0 vectors: name another")
+    return vectors
+
+
+def _text_of_npy(path):
+    with text_files.opened(path, "text file") as file:
+        shape, _, dtype = npy_header(file, path)
+        if not dtype.hasobject:
+            raise UserError(f"text file {path} is an array of shape {shape} without names: save a "
+                            f"dict of name to vector")
+        table = read_pickle(file, path)
+    if not isinstance(table, dict):
+        raise UserError(f"text file {path} holds a {type(table).__name__} where a dict of name to "
+                        f"vector is needed: save such a dict")
+    return table.items()
+
+
+def _text_of_npz(path, key, names_key):
+    files = NpzFiles([path])
+    if key is None and names_key is None and not ("emb" in files and "names" in files):
+        return [(name, files.array(name, "--text-key")) for name in files.keys]
+    key, names_key = key or "emb", names_key or "names"
+    matrix = files.array(key, "--text-key")
+    # vectors go to classes by name, never by position: a matrix without names is of no use
+    names = files.array(names_key, "--text-names")
+    if matrix.ndim != 2 or names.shape != matrix.shape[:1]:
+        raise UserError(f"text file {path} has {key!r} of shape {matrix.shape} and {names_key!r} "
+                        f"of shape {names.shape}; {READ}")
+    return zip(names.tolist(), matrix, strict=True)
+
+
+def _text_of_csv(path):
+    pairs = []
+    for number, row in enumerate(text_files.rows(path, "text file")):
+        try:
+            pairs.append((row[0], np.array([float(cell) for cell in row[1:]])))
+        except ValueError:
+            if number:  # line 1 may be a header
+                raise UserError(f"text file {path}, line {number + 1}, has a cell that is no "
+                                f"number: mend it") from None
+    return pairs
+
+
+def read_manual_names(path) -> dict[str, str]:
+    """{class name: key in the text file} from a CSV with the header original,manual."""
+    rows = text_files.rows(path, "name list")
+    if not rows or rows[0][:2] != ["original", "manual"]:
+        raise UserError(f"name list {path} starts with {','.join(rows[0]) if rows else ''!r} "
+                        f"instead of the header original,manual: mend it")
+    return {row[0]: row[1] for row in rows[1:] if len(row) > 1}
+
+
+def class_text(
+    class_names: Sequence[str], path, key=None, names_key=None, text_map=None
+) -> np.ndarray:
+    """Rows [C, Dt] float32 of a text file for the classes, by name.
+
+    Args:
+      path, key, names_key: see `read_text`.
+      text_map: a CSV for `read_manual_names`, or None.
+
+    Raises:
+      UserError: an unfit file, or classes without a vector.
+    """
+    manual = read_manual_names(text_map) if text_map else None
+    return match_text(class_names, read_text(path, key, names_key), path, manual)
+
+
+def write_text(path, vectors: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz of names and emb, as `read_text` reads it. Raises UserError."""
+    with draft(path) as made, open(made, "wb") as file:
+        np.savez(file, names=list(vectors), emb=np.stack(list(vectors.values())))

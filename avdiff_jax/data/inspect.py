@@ -1,0 +1,93 @@
+"""What a file of features or a split holds, for people."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from avdiff_jax.data import store as stores
+from avdiff_jax.data.importers import layouts, official
+from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.store_report import report
+from avdiff_jax.errors import UserError
+from avdiff_jax.runtime.progress import Progress
+
+MADE = {"command": "made by", "date": "made on", "sources": "made from", "pool": "averaged"}
+
+
+class Inspection(NamedTuple):
+    """text: to print. lengths: tokens of each clip by modality. counts: clips by class."""
+
+    text: str
+    lengths: Mapping[str, Sequence[int]]
+    counts: Mapping[str, int]
+
+
+def inspected(path: Path, shots: int | None = None) -> Inspection:
+    """Of a store, a split (.json) or a folder of the published layout (`shots`: only these).
+
+    Raises:
+      UserError: it is none of these, or damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a store (.h5), a split (.json) or a "
+                        f"published archive folder")
+    if path.is_dir():
+        return _archive(path, shots)
+    if shots is not None:
+        raise UserError(f"--shots {shots} is for archive folders and {path} is a file: leave "
+                        f"it out")
+    return _split(path) if path.suffix == ".json" else _store(path)
+
+
+def _store(path):
+    store = stores.open_store(path)
+    tokens = len(store.audio.values) + len(store.video.values)
+    with Progress(tokens, "looking for NaN") as progress:
+        stores.check_values(store, progress)
+    found = report(store)
+    made = [f"{MADE.get(key, key):10} {_words(value)}"
+            for key, value in sorted(store.provenance.items())]
+    lengths = {"audio": store.audio.lengths, "video": store.video.lengths}
+    return Inspection("\n".join([str(found), *made]), lengths, found.clips_per_class)
+
+
+def _words(value) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {content}" for name, content in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _split(path):
+    split = split_file.load(path)
+    seed = "" if split["seed"] is None else f", seed {split['seed']}"
+    title = f"split      {path} of {split['name']}: {split['shots']} shots, by {split['by']}{seed}"
+    counts = Counter()
+    for content in split["sets"].values():
+        # of the three draws, the first: the others deal the same clips again
+        for class_name, ids in (content[0] if isinstance(content, list) else content).items():
+            counts[class_name] += len(ids)
+    return Inspection(f"{title}\n{split_file.report(split)}", {}, dict(counts))
+
+
+def _archive(path, shots):
+    found = official.published_shots(path)
+    lines = [f"archive    {path} with features for {', '.join(map(str, found)) or 'no'} shots"]
+    lengths, counts = {"audio": [], "video": []}, Counter()
+    for k in [shots] if shots is not None else found:
+        lengths, counts, made = {"audio": [], "video": []}, Counter(), []
+        with Progress(None, f"{k} shots") as progress:
+            clips, source = official.read_official(path, k, progress=progress)
+            for clip in layouts.watched(clips, source, source.name, k, made):
+                counts[clip.class_name] += 1
+                for modality in lengths:
+                    lengths[modality].append(len(getattr(clip, modality)))
+        lines += [f"clips      {counts.total()}",
+                  f"classes    {len(counts)}, text vectors of {source.class_text.shape[1]}"]
+        lines += [f"{modality}      {min(values)} to {max(values)} tokens a clip, median "
+                  f"{np.median(values):g}" for modality, values in lengths.items()]
+        lines += [f"note       {note}" for note in source.notes]
+        lines.append(split_file.report(made[0]))
+    return Inspection("\n".join(lines), lengths, dict(counts))

@@ -1,0 +1,1 @@
+"""Which clip is in which set, and which are the shots."""

@@ -1,0 +1,309 @@
+"""Own data into the sets of a split: whole groups held out, or a share of the clips."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from avdiff_jax.data.splits.sampling import check_request, cut, draw, pick, rng, with_shots
+from avdiff_jax.data.splits.sets import DRAWS, KINDS, Clips, examples
+from avdiff_jax.data.splits.split_file import finish
+from avdiff_jax.errors import UserError
+
+# Shares of (validation, test) where nothing else is asked for. By clip they are those of Table 1:
+# a tenth of the base clips is test, a tenth of the others validation.
+SHARES = {"clip": (0.1, 0.1), "group": (0.25, 0.25)}
+# Groups are dealt out in a random order; an order that leaves some class short is dropped.
+ORDERS = 50
+SIDES = ("train", "val", "test")
+
+
+class _Request(NamedTuple):
+    """What there is and what is asked of it."""
+
+    clips: Clips  # of the chosen classes
+    classes: dict[str, list[str]]  # of each kind
+    groups: Mapping[str, str]  # by clip id; a clip without one is a group of its own
+    shots: int
+    seed: int
+    val: float
+    test: float
+
+    def group(self, clip: str) -> str:
+        return self.groups.get(clip) or f"clip {clip}"
+
+    @property
+    def kind_of(self) -> dict[str, str]:
+        """Class name -> kind."""
+        return {name: kind for kind, names in self.classes.items() for name in names}
+
+
+def make_split(
+    store,
+    shots: int,
+    seed: int,
+    *,
+    base: int | float | Sequence[str],
+    novel1: int | float | Sequence[str],
+    novel2: int | float | Sequence[str],
+    by: str | None = None,
+    val: float | None = None,
+    test: float | None = None,
+    name: str | None = None,
+) -> dict:
+    """A split of a user's own clips, the same for any order of clips and classes in the store.
+
+    By group (a subject, a recording session, a source video), whole groups are dealt out to
+    training, validation and test, so that nothing is evaluated on a group that it was trained on:
+
+    * train1_base and train1_novel from training groups, val_base and val_novel from validation
+      groups, test_base and test_novel from test groups;
+    * train2_novel from training and validation groups, both of which stage 2 trains on;
+    * what is left of novel clips in groups that are trained on belongs to no set.
+
+    By clip, as in Table 1: of each base or novel1 class a share is test, then of base1 a share of
+    the rest validation, of novel1 all but the k shots; novel2 is test but for the k shots.
+
+    Args:
+      store: has name, clip_ids [n], labels [n], groups [n] or None ("" means a group of its own)
+        and class_names.
+      shots: k, clips of each novel class to learn from.
+      seed: of the choice of classes, the dealing out and the draws.
+      base, novel1, novel2: how many classes (int), what fraction of them (float) or which.
+      by: "group" or "clip"; default "group" where the store has groups.
+      val, test: shares of groups or clips in 0..1; default `SHARES`.
+      name: of the split; default that of the store.
+
+    Raises:
+      UserError: the request does not fit the store, or `audit` refuses the result.
+    """
+    check_request(shots, seed)
+    groups = _groups_of(store)
+    by = by or ("group" if groups else "clip")
+    if by not in SHARES:
+        raise UserError(f"by is {by!r} but a store can be split by group or by clip")
+    if by == "group" and not groups:
+        raise UserError(
+            f"store {store.name!r} has no groups but the split is to be by group; import it with "
+            "groups or split it with --by clip"
+        )
+    val, test = (
+        default if asked is None else float(asked)
+        for asked, default in zip((val, test), SHARES[by], strict=True)
+    )
+    if not (min(val, test) > 0 and val + test < 1):
+        raise UserError(
+            f"the shares of validation and test are {val} and {test} but each must be above 0 and "
+            "their sum below 1"
+        )
+
+    clips: Clips = {}
+    for clip, label in zip(store.clip_ids, store.labels, strict=True):
+        clips.setdefault(str(store.class_names[int(label)]), []).append(str(clip))
+    wishes = {"base": base, "novel1": novel1, "novel2": novel2}
+    chosen = _choose_classes(set(clips), store, seed, wishes)
+    classes = dict(zip(KINDS, chosen.values(), strict=True))
+    request = _Request(pick(clips, classes, *KINDS), classes, groups, shots, seed, val, test)
+    sets = _sets_by_group(request) if by == "group" else _sets_by_clip(request)
+    name = name or str(store.name)
+    return finish(sets, classes, name=name, shots=shots, seed=seed, by=by, groups=groups)
+
+
+def _groups_of(store) -> dict[str, str]:
+    """Group by clip id, of the clips that have one."""
+    if store.groups is None:
+        return {}
+    pairs = zip(store.clip_ids, store.groups, strict=True)
+    return {str(clip): str(group) for clip, group in pairs if str(group)}
+
+
+# --- which classes
+
+
+def _choose_classes(
+    with_clips: set[str], store, seed: int, wishes: Mapping
+) -> dict[str, list[str]]:
+    """The classes of each wish, out of those that have clips."""
+    chosen = {
+        kind: _named_classes(kind, wish, with_clips, store)
+        for kind, wish in wishes.items()
+        if isinstance(wish, Iterable)
+    }
+    named = {name for names in chosen.values() for name in names}
+    order = rng(seed, "classes").permutation(sorted(with_clips - named))
+    free = [str(name) for name in order]
+    others = {kind: wish for kind, wish in wishes.items() if kind not in chosen}
+    for kind, size in _sizes(others, len(with_clips)).items():
+        if not 0 < size <= len(free):
+            raise UserError(
+                f"{kind}={others[kind]} asks for {size} classes but {len(free)} of the "
+                f"{len(with_clips)} in store {store.name!r} are left; ask for at least 1 and fewer "
+                "in all"
+            )
+        chosen[kind], free = free[:size], free[size:]
+    return {kind: chosen[kind] for kind in wishes}
+
+
+def _named_classes(kind: str, wish, with_clips: set[str], store) -> list[str]:
+    """The classes listed in a wish, as the store spells them."""
+    if isinstance(wish, str):
+        raise UserError(f"{kind} is the text {wish!r} but a number or a list is needed")
+    known = {str(name).casefold(): str(name) for name in store.class_names}
+    names = []
+    for name in wish:
+        found = known.get(str(name).casefold())
+        if found is None:
+            raise UserError(
+                f"{kind} lists class {name!r} but store {store.name!r} has "
+                f"{len(known)} other classes ({examples(known.values())})"
+            )
+        if found not in with_clips:
+            raise UserError(
+                f"{kind} lists class {name!r}, which has 0 clips in store "
+                f"{store.name!r}; take it off the list"
+            )
+        names.append(found)
+    return names
+
+
+def _sizes(wishes: Mapping, total: int) -> dict[str, int]:
+    """How many classes the counts and fractions in wishes are.
+
+    Fractions are of all classes and rounded at their running sum, so that 0.5 + 0.25 + 0.25 uses
+    every class exactly once.
+    """
+    sizes, running = {}, 0.0
+    for kind, wish in wishes.items():
+        if isinstance(wish, bool) or not isinstance(wish, int | float | np.number):
+            raise UserError(f"{kind} is {wish!r} but a number or a list of classes is needed")
+        if isinstance(wish, int | np.integer):
+            sizes[kind] = int(wish)
+        elif 0 < wish < 1 and running + wish < 1 + 1e-9:
+            sizes[kind] = round((running + wish) * total) - round(running * total)
+            running += float(wish)
+        else:
+            raise UserError(
+                f"{kind} is {wish} and the fractions before it sum to {running:g} but "
+                "fractions lie between 0 and 1 and sum to at most 1; write a count without a point"
+            )
+    return sizes
+
+
+# --- which clips
+
+
+def _sets_by_clip(request: _Request) -> dict:
+    clips, classes, seed = request.clips, request.classes, request.seed
+    test_base, rest = cut(pick(clips, classes, "base1", "novel1"), request.test, seed, "test")
+    val_base, train1_base = cut(pick(rest, classes, "base1"), request.val, seed, "validation")
+    novel1, novel2 = pick(rest, classes, "novel1"), pick(clips, classes, "novel2")
+    return with_shots(train1_base, val_base, test_base, novel1, novel2, request.shots, seed)
+
+
+def _sets_by_group(request: _Request) -> dict:
+    shots, seed = request.shots, request.seed
+    side_of = _deal_groups(request)
+
+    def on(sides: tuple[str, ...], *kinds: str) -> Clips:
+        picked = pick(request.clips, request.classes, *kinds)
+        return {
+            name: [clip for clip in ids if side_of[request.group(clip)] in sides]
+            for name, ids in picked.items()
+        }
+
+    novel2 = on(("train", "val"), "novel2")
+    test_novel = on(("test",), "novel2")
+    return {
+        "train1_base": on(("train",), "base1"),
+        "train1_novel": draw(on(("train",), "novel1"), shots, seed, 0),
+        "val_base": on(("val",), "base1"),
+        "val_novel": on(("val",), "novel1"),
+        "train2_novel": [draw(novel2, shots, seed, d) for d in range(DRAWS)],
+        "test_base": on(("test",), "base1", "novel1"),
+        "test_novel": [test_novel for _ in range(DRAWS)],
+    }
+
+
+def _deal_groups(request: _Request) -> dict[str, str]:
+    """Which side each group is on: the first random order of them that leaves no class short."""
+    held_by = _content(request)
+    for order in range(ORDERS):
+        dealt = rng(request.seed, f"groups {order}").permutation(sorted(held_by))
+        side_of, held = _dealt(map(str, dealt), held_by, request)
+        short = _shortfall(held, request)
+        if not short:
+            return side_of
+    raise UserError(
+        f"{ORDERS} ways to deal out {len(held_by)} groups all fell short, the last because "
+        f"{short}; ask for fewer shots, other shares of validation and test or other classes, or "
+        "hold out clips instead of groups with --by clip"
+    )
+
+
+def _needs(shots: int) -> dict[str, tuple]:
+    """Which sides together must hold how many clips of a class, by its kind."""
+    return {
+        "base1": ((("train",), 1), (("val",), 1), (("test",), 1)),
+        "novel1": ((("train",), shots), (("val",), 1), (("test",), 1)),
+        "novel2": ((("train", "val"), shots), (("test",), 1)),
+    }
+
+
+def _content(request: _Request) -> dict[str, Counter]:
+    """How many clips of each class every group has."""
+    kind_of, needs = request.kind_of, _needs(request.shots)
+    held_by: dict[str, Counter] = {}
+    for name in sorted(request.clips):
+        own = [request.group(clip) for clip in request.clips[name]]
+        fewest = len(needs[kind_of[name]])
+        if len(set(own)) < fewest:
+            raise UserError(
+                f"class {name!r} has clips in {len(set(own))} groups but as a {kind_of[name]} "
+                f"class it needs {fewest} to be held out by group; leave it out, make it another "
+                "kind of class, or hold out clips instead of groups with --by clip"
+            )
+        for group in own:
+            held_by.setdefault(group, Counter())[name] += 1
+    return held_by
+
+
+def _dealt(
+    groups: Iterable[str], held_by: Mapping[str, Counter], request: _Request
+) -> tuple[dict[str, str], np.ndarray]:
+    """Which side each group is on, and [side, class] how many clips that makes.
+
+    Each group goes where it brings the shares of its classes nearest to those asked for. This
+    serves groups that hold one class (source videos) and groups that hold all of them (subjects)
+    alike.
+    """
+    names = sorted(request.clips)
+    column = {name: at for at, name in enumerate(names)}
+    totals = np.array([len(request.clips[name]) for name in names], np.float64)
+    wanted = np.array([1 - (request.val + request.test), request.val, request.test])
+    held = np.zeros((len(SIDES), len(names)))
+    side_of = {}
+    for group in groups:
+        at = np.array([column[name] for name in held_by[group]])
+        clips = np.array(list(held_by[group].values()), np.float64)
+        gap = held[:, at] / totals[at] - wanted[:, None]
+        added = clips / totals[at]
+        # How much the squared gap grows on each side.
+        best = int(np.argmin((added * (2 * gap + added)).sum(axis=1)))
+        held[best, at] += clips
+        side_of[group] = SIDES[best]
+    return side_of, held
+
+
+def _shortfall(held: np.ndarray, request: _Request) -> str:
+    """What the first class that is short of clips lacks, or nothing."""
+    kind_of, needs = request.kind_of, _needs(request.shots)
+    for at, name in enumerate(sorted(request.clips)):
+        for sides, least in needs[kind_of[name]]:
+            found = int(sum(held[SIDES.index(side), at] for side in sides))
+            if found < least:
+                return (
+                    f"class {name!r} ({kind_of[name]}) keeps {found} clips in its "
+                    f"{' and '.join(sides)} groups but needs {least}"
+                )
+    return ""

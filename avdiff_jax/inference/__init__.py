@@ -1,0 +1,1 @@
+"""A finished model: using it, exporting it, reading PyTorch weights."""

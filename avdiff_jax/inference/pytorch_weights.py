@@ -1,0 +1,159 @@
+"""The weights of the published PyTorch release under our names."""
+
+import numpy as np
+
+from avdiff_jax.data.batches import Lengths
+from avdiff_jax.errors import UserError
+from avdiff_jax.inference.model import BASE, NOVEL, Trained, fitted, flat
+from avdiff_jax.methods.method import Info, Vars, scaling_buffers
+
+# Made by the published code but never used by it.
+UNUSED = ("discriminator_seen_novel.", "num_batches_tracked")
+
+
+def _linear(ours, theirs):
+    return {(*ours, "kernel"): f"{theirs}.weight", (*ours, "bias"): f"{theirs}.bias"}
+
+
+def _norm(ours, theirs):
+    return {(*ours, "scale"): f"{theirs}.weight", (*ours, "bias"): f"{theirs}.bias"}
+
+
+def parameter_names(depth: int) -> dict[tuple[str, ...], str]:
+    """Path in our params -> name in the published state, for `depth` blocks."""
+    names = {("fusion", "token"): "cls_token"}
+    for ours, theirs in ((("enc", "audio"), "A_enc"), (("enc", "video"), "V_enc"),
+                         (("proj",), "O_proj")):
+        for i, (linear, norm) in enumerate(((0, 1), (4, 5))):
+            names |= _linear((*ours, f"linear{i}"), f"{theirs}.fc.{linear}")
+            names |= _norm((*ours, f"norm{i}"), f"{theirs}.fc.{norm}")
+    code = "position_encoder_block"
+    names["pos", "modality"] = f"{code}.modal_embedding.weight"
+    names["pos", "padding"] = f"{code}.pad_embedding.weight"
+    names |= _linear(("pos", "time"), f"{code}.fourier_embeddings")
+    for modality in ("audio", "video"):
+        names |= _linear(("pos", modality), f"{code}.out_proj_{modality}")
+    for i in range(depth):
+        ours, theirs = ("fusion", f"block{i}"), f"Audio_visual_transformer.layers.{i}"
+        for a, b in (("query", "to_q"), ("key", "to_k"), ("value", "to_v")):
+            names[*ours, "attention", a, "kernel"] = f"{theirs}.attn.{b}.weight"
+        names |= _linear((*ours, "attention", "out"), f"{theirs}.attn.to_out.0")
+        names |= _linear((*ours, "forward", "hidden"), f"{theirs}.ff.net.0")
+        names |= _linear((*ours, "forward", "out"), f"{theirs}.ff.net.3")
+        names |= _norm((*ours, "norm"), f"{theirs}.norm")
+    names |= _linear(("cls",), "classifier")
+    names |= _linear(("gen", "first"), "generator.fc.1")
+    return names | _linear(("gen", "second"), "generator.fc.3")
+
+
+def statistic_names() -> dict[tuple[str, ...], str]:
+    """Path in our stats -> name in the published state."""
+    names = {}
+    for ours, theirs in ((("enc", "audio"), "A_enc"), (("enc", "video"), "V_enc"),
+                         (("proj",), "O_proj")):
+        for i, norm in enumerate((1, 5)):
+            names[*ours, f"norm{i}", "mean"] = f"{theirs}.fc.{norm}.running_mean"
+            names[*ours, f"norm{i}", "var"] = f"{theirs}.fc.{norm}.running_var"
+    return names
+
+
+def converted(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+    """A published array in our layout: kernels are [in, out], without convolution axes."""
+    if path[-1] != "kernel":
+        return array
+    return (array[..., 0] if array.ndim == 3 else array).T
+
+
+def tree(names: dict[tuple[str, ...], str], state: dict[str, np.ndarray]) -> dict:
+    """Nested dict of the arrays of `state` that `names` lists, in our layout."""
+    out = {}
+    for path, name in names.items():
+        node = out
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = converted(path, np.asarray(state[name]))
+    return out
+
+
+def unused(state) -> list[str]:
+    """The names in a published state that belong to what the published code never uses."""
+    return sorted(name for name in state if any(part in name for part in UNUSED))
+
+
+def variables(state: dict[str, np.ndarray], buffers: dict) -> Vars:
+    """Published state -> our variables; every weight is used or known to be unused.
+
+    Args:
+      state: published name -> array.
+      buffers: all our buffers but `fourier`, which comes from the state.
+
+    Raises:
+      UserError: names that are missing or that nothing here reads.
+    """
+    depth = len({n.split(".")[2] for n in state if n.startswith("Audio_visual_transformer.")})
+    parameters, statistics = parameter_names(depth), statistic_names()
+    fourier = "position_encoder_block.fourier_randn"
+    wanted = {*parameters.values(), *statistics.values(), fourier}
+    missing = sorted(wanted - set(state))
+    left = sorted(set(state) - wanted - set(unused(state)))
+    if missing or left:
+        raise UserError(
+            f"the published state lacks {missing[:3]} ({len(missing)} in all) and holds "
+            f"{left[:3]} ({len(left)} in all), which AV-Diff does not have; is it an AV-Diff model?"
+        )
+    return Vars(
+        tree(parameters, state),
+        tree(statistics, state),
+        {**buffers, "fourier": np.asarray(state[fourier])},
+    )
+
+
+def read_checkpoint(path) -> dict[str, np.ndarray]:
+    """The state of a published file, {"model": state, ...}, by PyTorch's loader of plain tensors,
+    which runs no code from the file.
+
+    Raises:
+      UserError: PyTorch is not installed, or the file is none that this loader reads.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"reading {path} needs PyTorch, which is not installed: pip install torch "
+            "--index-url https://download.pytorch.org/whl/cpu"
+        ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name another") from None
+    except Exception as error:  # on a file that is none of its own it fails in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path} is no checkpoint of plain tensors ({reason}): "
+            "copy it again, or save its state_dict alone"
+        ) from None
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(
+            f"{path} holds no state_dict, at its top or under 'model': name a checkpoint of the "
+            "published code"
+        )
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def trained(path, state, info: Info, seconds, lengths: Lengths, gamma: float) -> Trained:
+    """A published state as a model for the classes of `info`, in the order of its outputs.
+
+    Args:
+      path: for messages.
+      seconds: per token of audio and of video; lengths: tokens of a training clip.
+
+    Raises:
+      UserError: weights that are missing, left over, or of other sizes than the configuration's.
+    """
+    buffers = {**scaling_buffers(info), "condition": np.asarray(info.text)}
+    vars = fitted(path, info, lengths, flat(variables(state, buffers)))
+    return Trained(
+        info=info, kinds=tuple(BASE if base else NOVEL for base in info.is_base), vars=vars,
+        gamma=gamma, temperature=None, seconds=seconds, lengths=lengths, epochs=0, cuts=(),
+    )

@@ -1,0 +1,281 @@
+"""Methods x shots x data sets x seeds: which runs that is, how far each is, and doing the rest."""
+
+import itertools
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from avdiff_jax.cli import configuration
+from avdiff_jax.cli.flags import OVERRIDE
+from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import plain
+from avdiff_jax.methods import CHOICES as READERS
+from avdiff_jax.methods import check
+from avdiff_jax.methods import method as find_method
+from avdiff_jax.results.results_json import CHOICES, dataset, read_results
+from avdiff_jax.results.runs import ROWS, Finished, Key, Setting, differences
+from avdiff_jax.runtime.progress import Progress
+
+# What the axes of the benchmark set, and the flag to use in place of an override.
+AXES = {"seed": "--seeds", "shots": "--shots", "method": "--methods"}
+
+
+class Run(NamedTuple):
+    """One run: the row it belongs to, its seed, and what to call launch/main.py with.
+
+    flags: --config and its overrides. config: what they resolve to, plain and nested.
+    """
+
+    key: Key
+    seed: int
+    flags: tuple[str, ...]
+    config: dict
+    workdir: Path
+
+    def __str__(self):
+        return f"{self.key.dataset} {self.key.shots}-shot {self.key.label} seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """What the run printed: beside the workdir."""
+        return self.workdir.with_name(f"{self.workdir.name}.log")
+
+    def arguments(self, resume: bool = False) -> list[str]:
+        """For launch/main.py."""
+        return [*self.flags, f"--workdir={self.workdir}", *(["--resume"] if resume else [])]
+
+
+class Failure(NamedTuple):
+    """A run that ended with another exit code than 0, and the last line that it printed."""
+
+    run: Run
+    code: int
+    reason: str
+
+
+# ---------------------------------------------------------------------------- which runs
+
+
+def setting(text: str) -> Setting:
+    """"generator=none" -> (("generator", "none"),), "" -> ().
+
+    Raises:
+      UserError: it is not of the form name=value, or names no choice and no field.
+    """
+    if not text:
+        return ()
+    name, _, value = text.partition("=")
+    if not value or (name not in CHOICES and "." not in name):
+        raise UserError(
+            f"variant {text!r} is not one of {', '.join(CHOICES)} or a field such as "
+            "diffusion.steps, followed by =value"
+        )
+    short = {".".join(path): choice for choice, (path, _) in CHOICES.items()}
+    return ((short.get(name, name), value),)
+
+
+def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str, Setting]]:
+    """(method, setting) of each row: "all" is every method and control; a variant adds rows.
+
+    A variant of a choice (generator, attention ...) is added for the methods that have it.
+
+    Raises:
+      UserError: an unknown method, or a variant that no method has.
+    """
+    found = [row for name in methods for row in (ROWS if name == "all" else [_row(name)])]
+    for text in variants:
+        ((name, value),) = setting(text)
+        plain_rows = [method for method, departures in found if not departures]
+        having = [method for method in plain_rows if method in _readers(name, plain_rows)]
+        if not having:
+            raise UserError(
+                f"variant {text} means nothing to {', '.join(plain_rows)}: it is for "
+                f"{', '.join(_readers(name, plain_rows))}"
+            )
+        usual = name in CHOICES and value == CHOICES[name][1]
+        found += [(method, () if usual else ((name, value),)) for method in having]
+    return list(dict.fromkeys(found))
+
+
+def _row(name: str) -> tuple[str, Setting]:
+    find_method(name)
+    return name, ()
+
+
+def _readers(choice: str, otherwise: Sequence[str]) -> Sequence[str]:
+    """The methods that read a choice or a field; `otherwise` for a field that is open to all."""
+    readers = {field: methods for field, _, methods in READERS}
+    if choice in CHOICES:
+        return readers[".".join(CHOICES[choice][0])]
+    return readers["generator"] if choice.startswith("diffusion.") else otherwise
+
+
+def grid(
+    *,
+    configs: Sequence[str],
+    methods: Sequence[str],
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    root: str | Path,
+    variants: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> list[Run]:
+    """Every run of the benchmark; all rows of a data set and shots with a seed come together.
+
+    Args:
+      configs: paths of configuration files, one for each data set, without words.
+      overrides: `--config.x.y=v` for every run; `{shots}` in one stands for the run's shots.
+      root: holds DATASET-Kshot/METHOD/seedS.
+
+    Raises:
+      UserError: something in it cannot be run, or two configurations are the same data set.
+    """
+    for text in overrides:
+        name = text.removeprefix(OVERRIDE).partition("=")[0]
+        if name in AXES:
+            raise UserError(f"{text}: use {AXES[name]}")
+    found, files = [], {}
+    wanted = rows(methods, variants)
+    for file, k, seed in itertools.product(configs, shots, seeds):
+        if ":" in file:
+            raise UserError(f"--config={file}: leave out the words, they come from other flags")
+        for method, departures in wanted:
+            run = _run(file, k, seed, method, departures, overrides, Path(root))
+            if files.setdefault(run.key.dataset, file) != file:
+                raise UserError(
+                    f"{files[run.key.dataset]} and {file} are both dataset={run.key.dataset}: "
+                    "benchmark them with one command each and another --config.dataset"
+                )
+            # A variant that sets the usual value is the same run as the row without it.
+            if all(run.config != other.config for other in found):
+                found.append(run)
+    return found
+
+
+def _run(file, shots, seed, method, departures, overrides, root) -> Run:
+    words = [f"{shots}shot", f"method={method}"]
+    fields = [text.replace("{shots}", str(shots)) for text in overrides]
+    for name, value in departures:
+        if name in CHOICES:
+            words.append(f"{name}={value}")
+        else:
+            fields.append(f"--config.{name}={value}")
+    name, fields = f"{file}:{','.join(words)}", [*fields, f"--config.seed={seed}"]
+    resolved = configuration.resolve(name, fields)
+    check(resolved)
+    config = plain(resolved)
+    key = Key(dataset(config), shots, method, departures)
+    folder = root / f"{key.dataset}-{shots}shot" / key.label.replace(",", "-") / f"seed{seed}"
+    return Run(key, seed, (f"--config={name}", *fields), config, folder)
+
+
+# ------------------------------------------------------------------------- how far each is
+
+
+def state(run: Run) -> str:
+    """"done", "interrupted" or "missing".
+
+    Raises:
+      UserError: the workdir holds a run of another configuration.
+    """
+    there = None
+    if (run.workdir / "results.json").exists():
+        found, there = "done", read_results(run.workdir)["config"]
+    elif (run.workdir / "config.json").exists():
+        found, there = "interrupted", _begun(run.workdir / "config.json")
+    else:
+        return "missing"
+    for name, (ours, theirs) in differences(run.config, there).items():
+        raise UserError(
+            f"{run.workdir} was run with {name}={theirs}, now {ours} is asked for: use the same "
+            "value, or another --root"
+        )
+    return found
+
+
+def _begun(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): remove its folder") from None
+
+
+def plan(runs: Sequence[Run]) -> str:
+    """What would happen, one line a run with its command line, and how many there are of each."""
+    verbs = {"done": "skip   ", "interrupted": "resume ", "missing": "run    "}
+    lines, counts = [], Counter()
+    for run in runs:
+        found = state(run)
+        counts[found] += 1
+        call = f"python launch/main.py {' '.join(run.arguments(found == 'interrupted'))}"
+        lines.append(f"{verbs[found]} {run}" + ("" if found == "done" else f"\n          {call}"))
+    total = ", ".join([f"{counts['missing']} to do", f"{counts['interrupted']} interrupted",
+                       f"{counts['done']} done"])
+    lines.append(f"{len(runs)} runs: {total}")
+    return "\n".join(lines)
+
+
+# ----------------------------------------------------------------------------- doing the rest
+
+
+def execute(
+    runs: Sequence[Run], start: Callable[[Sequence[str], Path], int], progress=Progress
+) -> list[Failure]:
+    """Runs what is missing and goes on with what was interrupted; returns what failed.
+
+    A run that fails does not keep the rest from running.
+
+    Args:
+      start: takes the arguments of launch/main.py and a log file, returns the exit code.
+    """
+    states = [state(run) for run in runs]  # complain before anything is run
+    todo = [(run, found) for run, found in zip(runs, states, strict=True) if found != "done"]
+    failures = []
+    with progress(len(todo), "benchmark") as bar:
+        for run, found in todo:
+            bar.step(0, note=str(run))
+            run.log.parent.mkdir(parents=True, exist_ok=True)
+            code = start(run.arguments(found == "interrupted"), run.log)
+            if code == 0 and not (run.workdir / "results.json").exists():
+                code = 1
+            if code != 0:
+                failures.append(Failure(run, code, _last_line(run.log)))
+            bar.step(1, note=f"{run} failed" if code else str(run))
+    return failures
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+
+
+def start_process(command: Sequence[str], arguments: Sequence[str], log: Path) -> int:
+    """Runs a command, its output appended to a log; a stop signal to us lets it save first."""
+    with log.open("ab") as file, subprocess.Popen(
+        [*command, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+    ) as child:
+        try:
+            return child.wait()
+        except BaseException:
+            # Ctrl-C in a terminal reaches the child by itself; SIGTERM on top of it is harmless.
+            child.terminate()
+            child.wait()
+            raise
+
+
+def failure_report(failures: Sequence[Failure]) -> str:
+    """One line for each failed run, with the place of its log."""
+    lines = [f"failed (exit {f.code}): {f.run}: {f.reason} [{f.run.log}]" for f in failures]
+    return "\n".join(lines)
+
+
+def finished(runs: Sequence[Run]) -> dict[Key, list[Finished]]:
+    """The finished runs of each row; a row without any is there too."""
+    cells: dict[Key, list[Finished]] = {run.key: [] for run in runs}
+    for run in runs:
+        if (run.workdir / "results.json").exists():
+            cells[run.key].append(Finished(run.workdir, read_results(run.workdir)))
+    return cells

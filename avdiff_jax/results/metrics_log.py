@@ -1,0 +1,323 @@
+"""What a run tells while it goes: numbers, pictures and texts, for programs and for TensorBoard.
+
+    WORKDIR/metrics.jsonl    one JSON object a line, the record
+    WORKDIR/tensorboard/     the same for TensorBoard, made from it and made anew at a resume
+    WORKDIR/plots/           the pictures
+
+On several hosts only process 0 writes.
+"""
+
+import itertools
+import json
+import math
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import plain, write_atomically
+from avdiff_jax.io.text_files import opened
+from avdiff_jax.results.plots import save_png
+
+# Keys of a line that say when and where it was written; a scalar cannot have such a name.
+_PLACE = ("at", "step", "stage", "substage", "draw", "epoch")
+_RESERVED = {*_PLACE, "time", "image", "file", "text", "markdown", "hparams", "metrics"}
+
+_writers = itertools.count()
+
+
+class Writer:
+    """Appends to metrics.jsonl and shows the same in TensorBoard.
+
+    Every line carries `at`, a count of finished epochs over the whole run that never falls. A
+    checkpoint that was committed at `at` vouches for the lines up to and including that one, so
+    write a line before the checkpoint that covers it; a resumed run cuts off the rest
+    (`Writer.open_at`).
+
+    Args:
+      workdir: made if missing.
+      resume: go on after the lines that are there already, less a last one that was cut short.
+      at: with `resume`, the point to go on from; later lines are cut off.
+
+    Raises:
+      UserError: there are lines already and `resume` is off, or one in the middle is damaged.
+    """
+
+    def __init__(self, workdir: str | Path, resume: bool = False, at: float = math.inf):
+        self.workdir = Path(workdir)
+        self.active = jax.process_index() == 0
+        self._lines = self._events = None
+        self._last_at = 0
+        if not self.active:
+            return
+        path = _metrics_path(self.workdir)
+        if resume:
+            self.truncate(at)
+            return
+        if path.exists() and path.stat().st_size:
+            raise UserError(
+                f"{path} already holds the curves of a run: add --resume to go on with it, "
+                "or choose another --workdir"
+            )
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._reopen([])
+
+    @classmethod
+    def open_at(cls, workdir: str | Path, at: int) -> "Writer":
+        """The writer of a run that goes on from a checkpoint committed at `at`."""
+        return cls(workdir, resume=True, at=at)
+
+    def truncate(self, at: float = math.inf) -> None:
+        """Forgets every line beyond `at` and rebuilds the event files from the rest.
+
+        Event files are only ever appended to, so without this a resumed run would show the steps
+        between its checkpoint and its end twice.
+        """
+        if not self.active:
+            return
+        path = _metrics_path(self.workdir)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [line for line in _read_lines(path) if line["at"] <= at]
+        self.close()
+        write_atomically(path, "".join(map(_dump, lines)))
+        self._reopen(lines)
+
+    def scalars(
+        self, at: int, values: Mapping[str, float], prefix: str = "", *, step=None, **place: int
+    ) -> None:
+        """Writes one line of numbers.
+
+        Args:
+          at: finished epochs over the whole run.
+          values: name -> number; an array of no dimensions will do.
+          prefix: "stage1/base" makes the name "loss" into "stage1/base/loss".
+          step: where the numbers stand on TensorBoard's axis; `at` if not given.
+          **place: any of `stage`, `substage`, `draw` and `epoch`.
+
+        Raises:
+          ValueError: a number that is not finite, a name that a line needs itself, or an `at`
+            smaller than the last one.
+        """
+        unknown = set(place) - set(_PLACE)
+        if unknown:
+            raise ValueError(f"a line has no field {sorted(unknown)}: it has {_PLACE}")
+        named = {f"{prefix}/{name}".lstrip("/"): float(value) for name, value in values.items()}
+        for name, value in named.items():
+            if name in _RESERVED:
+                raise ValueError(f"a scalar cannot be called {name!r}: it is a field of the line")
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value} at {at} ({place}): not a finite number")
+        self._write({"at": at, "step": at if step is None else step, **place, **named})
+
+    def image(self, at: int, tag: str, picture: np.ndarray | str | Path) -> None:
+        """Shows a picture.
+
+        Args:
+          tag: its name in TensorBoard.
+          picture: a PNG file inside the workdir, or RGB uint8 [height, width, 3], which is then
+            kept as plots/TAG.png.
+        """
+        if not self.active:
+            return
+        if isinstance(picture, np.ndarray):
+            path = self.workdir / "plots" / (re.sub(r"[^\w.-]+", "-", tag) + ".png")
+            save_png(path, picture)
+        else:
+            path = Path(picture)
+        file = path.resolve().relative_to(self.workdir.resolve()).as_posix()
+        self._write({"at": at, "image": tag, "file": file})
+
+    def text(self, at: int, tag: str, markdown: str) -> None:
+        """Shows a text."""
+        self._write({"at": at, "text": tag, "markdown": markdown})
+
+    def hparams(self, at: int, config: Mapping, metrics: Mapping[str, float]) -> None:
+        """Enters the run into TensorBoard's HParams tab; the last call of a run is what counts.
+
+        Args:
+          config: the configuration, nested or flat.
+          metrics: the numbers to compare runs by, which become scalars of these names too.
+        """
+        metrics = plain(metrics, "metrics")
+        again = self.active and self._has_hparams
+        self._write({"at": at, "hparams": flatten(config), "metrics": metrics})
+        if again:  # TensorBoard keeps the first that it reads
+            self.truncate()
+
+    def flush(self) -> None:
+        """Brings every line onto the disk."""
+        if self._events is not None:
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
+            self._events.flush()
+
+    def close(self) -> None:
+        """Ends the writing, also where a full disk stops the last of it; a second call does
+        nothing."""
+        try:
+            self.flush()
+        finally:
+            lines, events, self._lines, self._events = self._lines, self._events, None, None
+            try:
+                if events is not None:
+                    events.close()
+            finally:
+                if lines is not None:
+                    lines.close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _write(self, line: dict) -> None:
+        if not self.active:
+            return
+        if line["at"] < self._last_at:
+            raise ValueError(f"a line at {line['at']} comes after one at {self._last_at}")
+        line = {**line, "time": round(time.time(), 3)}
+        self._lines.write(_dump(line))
+        self._lines.flush()
+        self._show(line)
+        self._events.flush()
+
+    def _reopen(self, lines: Sequence[dict]) -> None:
+        """Starts both files anew behind `lines`, which metrics.jsonl already holds."""
+        # Here, because importing it takes a while. Not FileWriter: its thread dies of a full disk,
+        # and the run then waits for it without end.
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter
+
+        folder = self.workdir / "tensorboard"
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = _metrics_path(self.workdir).open("a", encoding="utf-8")
+        # Two writers may start in the same second.
+        place = f"{socket.gethostname()}.{os.getpid()}.{next(_writers)}"
+        name = f"events.out.tfevents.{int(time.time())}.{place}"
+        self._events = RecordWriter(str(folder / name))
+        first = Event(wall_time=time.time(), file_version="brain.Event:2")
+        self._events.write(first.SerializeToString())
+        self._has_hparams = False
+        self._last_at = 0
+        last_hparams = max((i for i, line in enumerate(lines) if "hparams" in line), default=None)
+        for i, line in enumerate(lines):
+            if "hparams" not in line or i == last_hparams:
+                self._show(line)
+
+    def _show(self, line: dict) -> None:
+        """Sends one line to TensorBoard."""
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._last_at = line["at"]
+        self._has_hparams = self._has_hparams or "hparams" in line
+        for summary in _summaries(line, self.workdir):
+            step = int(line.get("step", line["at"]))
+            event = Event(summary=summary, step=step, wall_time=line["time"])
+            self._events.write(event.SerializeToString())
+
+
+def _summaries(line: dict, workdir: Path) -> Iterable:
+    """What TensorBoard is to be told of one line."""
+    from tensorboardX import summary
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    if "image" in line:
+        path = workdir / line["file"]
+        if path.is_file():  # it may have been tidied away since
+            png = path.read_bytes()
+            width, height = struct.unpack(">II", png[16:24])  # the first fields of a PNG file
+            image = Summary.Image(
+                height=height, width=width, colorspace=3, encoded_image_string=png
+            )
+            yield Summary(value=[Summary.Value(tag=line["image"], image=image)])
+    elif "text" in line:
+        yield summary.text(line["text"], line["markdown"])
+    elif "hparams" in line:
+        yield from summary.hparams(line["hparams"], line["metrics"])
+        for name, value in line["metrics"].items():
+            yield summary.scalar(name, value)
+    else:
+        for name, value in line.items():
+            if name not in _RESERVED:
+                yield summary.scalar(name, value)
+
+
+def read_metrics(workdir: str | Path) -> list[dict]:
+    """The lines of numbers of a run, in order; empty where there are none yet.
+
+    Each holds `at`, `step`, `time`, what of `stage`, `substage`, `draw` and `epoch` was given, and
+    the numbers by name. A last line that was cut short is left out.
+    """
+    others = {"image", "text", "hparams"}
+    return [line for line in _read_lines(_metrics_path(Path(workdir))) if not others & set(line)]
+
+
+def flatten(config: Mapping, prefix: str = "") -> dict[str, bool | int | float | str]:
+    """{"model": {"depth": 3, "sizes": (1, 2)}} -> {"model.depth": 3, "model.sizes": "[1, 2]"}."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            value = plain(value, f"{prefix}{name}")
+            keep = isinstance(value, bool | int | float | str)
+            flat[f"{prefix}{name}"] = value if keep else json.dumps(value)
+    return flat
+
+
+def _metrics_path(workdir: Path) -> Path:
+    return workdir / "metrics.jsonl"
+
+
+def _dump(line: dict) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """Every whole line; only the last may be damaged, by a process that died while writing it."""
+    if not path.exists():
+        return []
+    with opened(path) as file:
+        texts = file.read().decode("utf-8", "replace").splitlines(keepends=True)
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            if not text.endswith("\n"):
+                raise ValueError("cut short")
+            line = json.loads(text)
+            _check_line(line)
+            lines.append(line)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            if number == len(texts):
+                break
+            raise UserError(
+                f"line {number} of {path} is not one that a run writes: delete it, "
+                "or start in another --workdir"
+            ) from None
+    return lines
+
+
+def _check_line(line: dict) -> None:
+    """Raises an error of some kind where it is not one that `Writer` makes."""
+    numbers = {k: v for k, v in line.items() if k not in _RESERVED}
+    numbers |= {k: line[k] for k in ("at", "time")} | line.get("metrics", {})
+    numbers |= {k: line[k] for k in _PLACE if line.get(k) is not None}
+    words = [line[k] for k in ("image", "file", "text", "markdown") if k in line]
+    if any(isinstance(v, bool) or not -(2**53) < v < 2**53 for v in numbers.values()):
+        raise ValueError("no number")
+    if not all(isinstance(word, str) for word in words) or line["at"] < 0:
+        raise ValueError("no text")
+    if len(words) == 1 or ("hparams" in line) != ("metrics" in line):
+        raise KeyError("half of a pair")
+    if any(not isinstance(v, int | float | str) for v in line.get("hparams", {}).values()):
+        raise ValueError("no plain value")

@@ -1,0 +1,193 @@
+"""Finished runs: which there are below a folder, and which row of a table each belongs to."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from avdiff_jax.errors import UserError
+from avdiff_jax.methods import METHODS
+from avdiff_jax.results.results_json import CHOICES, NUMBERS, ablation, dataset, read_results
+
+MEASURES = (*NUMBERS, "AUSUC")
+Setting = tuple[tuple[str, str], ...]  # what departs from the usual: (("generator", "none"),)
+
+# The rows that the benchmark never leaves out: every method, controls (ncm, linear) among them, and
+# AV-Diff without its generator or with a Gaussian around each class mean in its place.
+CONTROLS: tuple[tuple[str, Setting], ...] = (
+    ("avdiff", (("generator", "none"),)),
+    ("avdiff", (("generator", "gaussian"),)),
+)
+ROWS = (*((name, ()) for name in METHODS), *CONTROLS)
+
+
+class Key(NamedTuple):
+    """The row of a table that a run belongs to; runs that share it differ in the seed only."""
+
+    dataset: str
+    shots: int
+    method: str
+    setting: Setting = ()
+
+    @property
+    def label(self) -> str:
+        """As one writes it in a command: avdiff,generator=none."""
+        return ",".join([self.method, *(f"{name}={value}" for name, value in self.setting)])
+
+
+class Finished(NamedTuple):
+    """A workdir with a results.json, and what that says."""
+
+    workdir: Path
+    results: Mapping
+
+    @property
+    def config(self) -> Mapping:
+        """The configuration, nested."""
+        return self.results["config"]
+
+    @property
+    def dataset(self) -> str:
+        """As tables call it."""
+        return dataset(self.config)
+
+    @property
+    def draws(self) -> Sequence[Mapping]:
+        """The numbers of each draw of the few shots."""
+        return self.results["test"]["draws"]
+
+
+class Summary(NamedTuple):
+    """Runs of one row over their seeds, in percent.
+
+    mean: over seeds, of the paper's aggregate (HM is that of the mean B and mean N of a run).
+    std: sample standard deviation over the draws of all seeds; empty for a single draw.
+    """
+
+    mean: dict[str, float]
+    std: dict[str, float]
+    seeds: int
+    draws: int
+    seconds: float
+
+
+def summary(runs: Sequence[Finished]) -> Summary:
+    """Several seeds of one row as one.
+
+    `seconds` is the mean wall time of a run. A resumed run knows the time of its last session and
+    of each phase; the larger of the former and the sum of the latter counts.
+    """
+    tests = [run.results["test"] for run in runs]
+    draws = [draw for run in runs for draw in run.draws]
+    names = [name for name in MEASURES if all(name in test["mean"] for test in tests)]
+    mean = {name: float(np.mean([test["mean"][name] for test in tests])) for name in names}
+    std = {}
+    if len(draws) > 1:
+        std = {name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in names}
+    seconds = float(np.mean([_seconds(run.results["timing"]) for run in runs]))
+    return Summary(mean, std, len(runs), len(draws), seconds)
+
+
+def _seconds(timing: Mapping[str, float]) -> float:
+    phases = sum(value for name, value in timing.items() if name != "wall_seconds")
+    return max(timing.get("wall_seconds", 0.0), phases)
+
+
+def find(folders: Iterable[str | Path]) -> list[Finished]:
+    """Every finished run at or below the folders, by path.
+
+    Raises:
+      UserError: no such folder, nothing finished below one, or a results.json of something else.
+    """
+    found: dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder: name the workdirs of runs or a folder of them")
+        here = sorted(folder.rglob("results.json"))
+        if not here:
+            raise UserError(f"no results.json at or below {folder}: finish a run there first")
+        found |= {path.resolve(): path.parent for path in here}
+    return [Finished(workdir, read_results(workdir)) for _, workdir in sorted(found.items())]
+
+
+def flat(config: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested configuration -> {"model.dim": 300, ...}."""
+    out = {}
+    for name, value in config.items():
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
+        out |= {f"{prefix}{name}": value} if inner is None else inner
+    return out
+
+
+def differences(ours: Mapping, theirs: Mapping) -> dict[str, tuple]:
+    """Field -> its two values, for the fields in which two configurations differ."""
+    a, b = flat(ours), flat(theirs)
+    return {n: (a.get(n), b.get(n)) for n in sorted({*a, *b}) if a.get(n) != b.get(n)}
+
+
+def group(
+    runs: Iterable[Finished], default: Callable[[str, int], Mapping] = lambda name, shots: {}
+) -> dict[Key, list[Finished]]:
+    """Runs by row; a row holds one run for each seed, in the order of the seeds.
+
+    What the paper's tables vary (`results.CHOICES`) makes a row, and so does any other field in
+    which a run departs from the usual, such as diffusion.steps. The usual value is the one that
+    most runs of the same data set, shots, method and choices have; where several are as frequent,
+    the one of most runs of the data set and shots, then the one of `default`, then the smallest.
+
+    Args:
+      default: the configuration that a file has, by its field dataset and the shots; {} if unknown.
+    """
+    rows: dict[Key, list[Finished]] = {}
+    everything: dict[tuple, list[dict]] = {}
+    for run in runs:
+        place = (run.dataset, run.config["shots"])
+        key = Key(*place, run.config["method"], tuple(sorted(ablation(run.config).items())))
+        rows.setdefault(key, []).append(run)
+        everything.setdefault(place, []).append(_other_fields(run.config))
+    out: dict[Key, dict[int, Finished]] = {}
+    for key, members in rows.items():
+        usual = _usual(
+            [_other_fields(run.config) for run in members], everything[key.dataset, key.shots],
+            flat(default(members[0].config["dataset"], key.shots)),
+        )
+        for run in members:
+            fields = _other_fields(run.config)
+            extra = tuple((n, str(v)) for n, v in sorted(fields.items()) if v != usual.get(n))
+            full = key._replace(setting=key.setting + extra)
+            # The same configuration and seed twice is the same run: the first one found stands.
+            out.setdefault(full, {}).setdefault(run.config["seed"], run)
+    ordered = sorted(out, key=_order)
+    return {key: [run for _, run in sorted(out[key].items())] for key in ordered}
+
+
+def _other_fields(config: Mapping) -> dict[str, object]:
+    """The fields that neither the seed nor the parts of a plain key account for."""
+    named = {"seed", "dataset", "shots", "method"}
+    named |= {".".join(path) for path, _ in CHOICES.values()}
+    return {name: value for name, value in flat(config).items() if name not in named}
+
+
+def _usual(members: list[dict], everything: list[dict], default: Mapping) -> dict[str, object]:
+    out = {}
+    for name in {name for fields in members for name in fields}:
+        near = Counter(repr(fields.get(name)) for fields in members)
+        far = Counter(repr(fields.get(name)) for fields in everything)
+        values = {repr(fields.get(name)): fields.get(name) for fields in members}
+        candidates = sorted(values, key=lambda text: (len(text), text))
+        out[name] = values[
+            max(
+                candidates,
+                key=lambda text: (near[text], far[text], text == repr(default.get(name))),
+            )
+        ]
+    return out
+
+
+def _order(key: Key):
+    """The data sets by name, the methods as in the table of methods."""
+    names = list(METHODS)
+    place = names.index(key.method) if key.method in names else len(names)
+    return key.dataset, key.shots, place, key.method, len(key.setting), key.setting

@@ -1,0 +1,297 @@
+"""Tables of many runs beside the paper's numbers, as Markdown, CSV and LaTeX.
+
+The benchmark's own table has one row for each data set, shots and method. Tables 2 to 6 of the
+paper, Table 1 of its supplement and Figure 1 of its supplement are remade from finished runs.
+"""
+
+import csv
+import functools
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from avdiff_jax.io.files import write_atomically
+from avdiff_jax.results import plots
+from avdiff_jax.results.results_json import CHOICES, NUMBERS, paper, paper_row
+from avdiff_jax.results.runs import MEASURES, ROWS, Finished, Key, Summary, summary
+
+Cells = Mapping[Key, Sequence[Finished]]
+LEGEND = (
+    "Percent; mean over seeds of the paper's aggregate (HM is that of the mean B and mean N) ± "
+    "sample standard deviation over all seeds x draws."
+)
+
+
+class Entry(NamedTuple):
+    """One number of a table, what it spreads by, and what the paper has there."""
+
+    mean: float | None = None
+    std: float | None = None
+    paper: float | None = None
+    best: bool = False
+
+
+class Table(NamedTuple):
+    """A table in no particular notation.
+
+    name: of its files. heads: columns of text. numbers: columns of entries.
+    rows: (texts, entries) each. note: what the legend does not say.
+    """
+
+    name: str
+    title: str
+    heads: tuple[str, ...]
+    numbers: tuple[str, ...]
+    rows: list[tuple[tuple[str, ...], list[Entry]]]
+    note: str = ""
+
+    @property
+    def legend(self) -> str:
+        """What the marks mean that occur in it."""
+        entries = [entry for _, entries in self.rows for entry in entries]
+        marks = (
+            ("In parentheses the paper's number.", any(e.paper is not None for e in entries)),
+            ("Bold: best of ours for the data set and shots.", any(e.best for e in entries)),
+            ("A dash: no finished run.", any(e.mean is None for e in entries)),
+            (self.note, self.note),
+        )
+        return " ".join([LEGEND, *(text for text, there in marks if there)])
+
+
+# ------------------------------------------------------------------------------ notations
+
+
+def _text(entry: Entry, dash: str, plus_minus: str, bold: str) -> str:
+    if entry.mean is None:
+        text = dash
+    else:
+        text = f"{entry.mean:.2f}"
+        text = bold.format(text) if entry.best else text
+        text += "" if entry.std is None else f" {plus_minus} {entry.std:.2f}"
+    return text if entry.paper is None else f"{text} ({entry.paper:.2f})"
+
+
+def markdown(table: Table) -> str:
+    """The table, its title and its note."""
+    rows = [[*table.heads, *table.numbers]]
+    rows.append(["---"] * len(table.heads) + ["---:"] * len(table.numbers))
+    for texts, entries in table.rows:
+        rows.append([*texts, *(_text(entry, "–", "±", "**{}**") for entry in entries)])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([f"**{table.title}**", "", *lines, "", table.legend]) + "\n"
+
+
+def latex(table: Table) -> str:
+    """A plain tabular that needs no package."""
+
+    def line(cells):
+        return " & ".join(cells) + r" \\"
+
+    head = [_escaped(name) for name in (*table.heads, *table.numbers)]
+    out = [
+        f"% {table.title}",
+        r"\begin{tabular}{" + "l" * len(table.heads) + "r" * len(table.numbers) + "}",
+        r"\hline", line(head), r"\hline",
+    ]
+    for texts, entries in table.rows:
+        numbers = [_text(entry, "--", r"$\pm$", r"\textbf{{{}}}") for entry in entries]
+        out.append(line([*map(_escaped, texts), *numbers]))
+    return "\n".join([*out, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\" + c if c in "_&%#$" else c for c in text)
+
+
+def csv_text(table: Table) -> str:
+    """One line a row; a number has columns for its mean, `_std` and `_paper`, empty if unknown."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    numbers = [f"{name}{part}" for name in table.numbers for part in ("", "_std", "_paper")]
+    writer.writerow([*table.heads, *numbers])
+    for texts, entries in table.rows:
+        values = [value for entry in entries for value in entry[:3]]
+        writer.writerow([*texts, *("" if v is None else round(v, 4) for v in values)])
+    return file.getvalue()
+
+
+def write(tables: Sequence[Table], folder: str | Path, name: str) -> list[Path]:
+    """All tables in NAME.md, and each in its own .csv and .tex; returns the paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {f"{name}.md": "\n\n".join(markdown(table) for table in tables)}
+    for table in tables:
+        contents |= {f"{table.name}.csv": csv_text(table), f"{table.name}.tex": latex(table)}
+    for file, content in contents.items():
+        write_atomically(folder / file, content)
+    return [folder / file for file in contents]
+
+
+# --------------------------------------------------------------------- the benchmark's table
+
+
+def benchmark_table(cells: Cells) -> Table:
+    """One row for each key, with the wall time of a run; a key without runs is a row of dashes."""
+    rows = []
+    for key, runs in cells.items():
+        found = summary(runs) if runs else None
+        minutes = Entry(found.seconds / 60 if found else None)
+        count = f"{found.seeds} x {found.draws // found.seeds}" if found else "–"
+        texts = (key.dataset, str(key.shots), key.label, count)
+        rows.append((texts, [*_entries(key, found, MEASURES), minutes]))
+    heads = ("data set", "shots", "method", "seeds x draws")
+    note = "minutes: wall time of one run."
+    table = Table("benchmark", "Test", heads, (*MEASURES, "minutes"), rows, note)
+    return _with_best(table, within=2, numbers=MEASURES)
+
+
+def _entries(key: Key, found: Summary | None, numbers: Iterable[str]) -> list[Entry]:
+    published = _published(key) or {}
+    mean, std = (found.mean, found.std) if found else ({}, {})
+    return [Entry(mean.get(n), std.get(n), published.get(n)) for n in numbers]
+
+
+@functools.cache  # a table asks for every number by itself
+def _published(key: Key) -> Mapping[str, float] | None:
+    departures = dict(key.setting)
+    if not set(departures) <= set(CHOICES):
+        return None
+    return paper_row(key.dataset, key.shots, key.method, departures)
+
+
+def _with_best(table: Table, within: int, numbers: Iterable[str] | None = None) -> Table:
+    """Marks the largest of each column among the rows that share their first `within` texts.
+
+    Equal in print is equal; a row without company is not marked.
+    """
+    rows = [(texts, list(entries)) for texts, entries in table.rows]
+    columns = [table.numbers.index(name) for name in numbers or table.numbers]
+    for scope in {texts[:within] for texts, _ in rows}:
+        members = [entries for texts, entries in rows if texts[:within] == scope]
+        for column in columns:
+            values = [round(e[column].mean, 2) for e in members if e[column].mean is not None]
+            if len(values) < 2:
+                continue
+            for entries in members:
+                entry = entries[column]
+                if entry.mean is not None and round(entry.mean, 2) == max(values):
+                    entries[column] = entry._replace(best=True)
+    return table._replace(rows=rows)
+
+
+# -------------------------------------------------------------------------- the paper's tables
+
+
+def paper_tables(cells: Cells) -> list[Table]:
+    """Tables 2 to 6, Table 1 of the supplement and the numbers behind its Figure 1, as far as there
+    are runs for them: no row, column or table is empty, and none of Tables 3 to 6 and Figure 1
+    shows a data set of which only one of the values that it compares was run. Data sets that the
+    paper lacks come last, and are left to `benchmark_table` where all methods are compared.
+    """
+    summaries = {key: summary(runs) for key, runs in cells.items() if runs}
+    found = {key.dataset for key in summaries}
+    published = [name for name in paper()["main"] if name in found]
+    datasets = published + sorted(found - {*published})
+
+    def ablation(number, what, title, choices):
+        rows = []
+        for dataset in datasets:
+            keys = {text: Key(dataset, 5, method, setting) for text, method, setting in choices}
+            if len(summaries.keys() & keys.values()) > 1:
+                rows += [((dataset, text), [(key, n) for n in NUMBERS])
+                         for text, key in keys.items()]
+        heads = ("data set", what)
+        return _from_keys(f"table{number}", f"Table {number}: {title}, 5-shot", heads, NUMBERS,
+                          rows, summaries)
+
+    by_shots = [(shots, name) for shots in (1, 5, 10) for name in ("HM", "FSL")]
+    main = [
+        ((dataset, Key(dataset, 0, *row).label),
+         [(Key(dataset, shots, *row), name) for shots, name in by_shots])
+        for dataset in published
+        for row in ROWS
+    ]
+    supplement = [
+        ((dataset, str(shots), Key(dataset, shots, *row).label),
+         [(Key(dataset, shots, *row), name) for name in NUMBERS])
+        for dataset in published
+        for shots in (1, 5, 10, 20)
+        for row in ROWS
+    ]
+    made = [
+        _from_keys("table2", "Table 2: all methods", ("data set", "method"),
+                   tuple(f"{shots}-shot {name}" for shots, name in by_shots), main, summaries),
+        ablation(3, "attention", "attention patterns",
+                 _varied("attention", "full", "cross", "self", "alternate", "hybrid")),
+        ablation(4, "generator", "what generates features of novel classes",
+                 [("avgan", "avgan", ()), *_varied("generator", "none", "gaussian", "diffusion")]),
+        ablation(5, "modality", "modalities", _varied("modality", "audio", "video", "both")),
+        ablation(6, "condition", "condition of the generator",
+                 _varied("condition", "prototype", "text")),
+        _from_keys("supplement1", "Supplement, Table 1: all methods",
+                   ("data set", "shots", "method"), NUMBERS, supplement, summaries, within=2),
+        figure1_table(cells),
+    ]
+    return [table for table in made if table.rows]
+
+
+def _varied(name: str, *values: str):
+    """(text, method, setting) for AV-Diff with each value of a choice."""
+    usual = CHOICES[name][1]
+    return [(v, "avdiff", () if v == usual else ((name, v),)) for v in values]
+
+
+def _from_keys(name, title, heads, numbers, rows, summaries, within=1) -> Table:
+    """A table whose entries are given as (key, number) each."""
+    filled = [
+        (texts, [_entries(key, summaries.get(key), [number])[0] for key, number in wanted])
+        for texts, wanted in rows
+    ]
+    ours = [[entry.mean is not None for entry in entries] for _, entries in filled]
+    kept = [at for at in range(len(numbers)) if any(row[at] for row in ours)]
+    filled = [(texts, [entries[at] for at in kept])
+              for (texts, entries), row in zip(filled, ours, strict=True) if any(row)]
+    numbers = tuple(numbers[at] for at in kept)
+    return _with_best(Table(name, title, heads, numbers, filled), within)
+
+
+# ------------------------------------------------------------------ Figure 1 of the supplement
+
+STEPS = "diffusion.steps"
+
+
+def sweeps(cells: Cells) -> dict[tuple[str, int], dict[int, Summary]]:
+    """(data set, shots) -> T -> AV-Diff's numbers, where at least two T were run."""
+    found: dict[tuple[str, int], dict[int, Summary]] = {}
+    for key, runs in cells.items():
+        if key.method == "avdiff" and set(dict(key.setting)) <= {STEPS} and runs:
+            steps = runs[0].config["diffusion"]["steps"]
+            found.setdefault((key.dataset, key.shots), {})[steps] = summary(runs)
+    return {place: dict(sorted(by.items())) for place, by in found.items() if len(by) > 1}
+
+
+def figure1_table(cells: Cells) -> Table:
+    """B, N, HM and FSL against T. The paper prints no numbers here."""
+    rows = [
+        ((dataset, str(shots), str(steps)), _entries(Key("", 0, ""), found, NUMBERS))
+        for (dataset, shots), by_steps in sweeps(cells).items()
+        for steps, found in by_steps.items()
+    ]
+    table = Table("figure1", "Supplement, Figure 1: AV-Diff by number of diffusion steps T",
+                  ("data set", "shots", "T"), NUMBERS, rows)
+    return _with_best(table, within=2)
+
+
+def figure1(cells: Cells, folder: str | Path) -> list[Path]:
+    """A picture of each sweep; returns the paths."""
+    paths = []
+    for (dataset, shots), by_steps in sweeps(cells).items():
+        path = Path(folder) / f"figure1-{dataset}-{shots}shot.png"
+        means = {name: [found.mean[name] for found in by_steps.values()] for name in NUMBERS}
+        spreads = {
+            name: [found.std.get(name, 0.0) for found in by_steps.values()] for name in NUMBERS
+        }
+        plots.sweep_plot(list(by_steps), means, spreads, "diffusion steps T", path)
+        paths.append(path)
+    return paths

@@ -1,0 +1,1 @@
+"""The machine: devices, hosts, checkpoints, lock, stop signal, progress."""

@@ -1,0 +1,227 @@
+"""New classes for a trained model, from a few clips of each: substage 2 once more, on the fused
+tokens of the old clips, which the model keeps, and those of the new ones."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from avdiff_jax.data import stream
+from avdiff_jax.data.batches import ROLES, Limits, drawn
+from avdiff_jax.data.splits.split_file import Members
+from avdiff_jax.errors import UserError
+from avdiff_jax.inference.model import ADDED, Examples, Trained
+from avdiff_jax.methods.method import Info, Vars
+from avdiff_jax.metrics import calibrated, mean_class_accuracy
+from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.progress import Progress
+from avdiff_jax.train.feature_cache import Rows
+from avdiff_jax.train.step import TrainState, cut_rate, fresh_optimisers, training_steps
+from avdiff_jax.train.substage import CUT
+
+STRENGTH = 0.1  # of the ridge in `stand_ins`, against a similarity of 1 of a class with itself
+
+
+class Kept(NamedTuple):
+    """As much of a `Feed` as `training_steps` reads where all features are there."""
+
+    mesh: Mesh
+
+
+def add_classes(
+    model: Trained,
+    audio: Sequence,
+    video: Sequence,
+    names: Sequence[str],
+    text: Mapping[str, np.ndarray] | None = None,
+    ids: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Trained:
+    """A model that knows more classes.
+
+    Base updates see the base classes, novel ones all others, so classes that were added earlier
+    are learnt on: added in two steps or at once, the last step is the same but for where it starts.
+
+    Args:
+      model: with its examples; stays as it is.
+      audio, video: n arrays each, as for `Trained.scores`.
+      names: the class of each clip; none is known to the model.
+      text: vectors [Dt] by class; a class without one is conditioned by `stand_ins`.
+      ids: of the clips, to tell later which ones were trained on; default: class and number.
+
+    Raises:
+      UserError: a model or arrays that this cannot be done with.
+    """
+    _check(model, names, text)
+    if len(names) != len(audio):
+        raise UserError(f"{len(names)} class names for {len(audio)} clips: give one a clip")
+    new = sorted(set(names))
+    if ids is None:
+        ids = [f"{name}/{i}" for i, name in enumerate(names)]
+    clips = list(stream.of_arrays(audio, video, ids))
+    labels = np.array([len(model.info.classes) + new.index(name) for name in names], np.int32)
+    old, features = model.examples, model.features(clips)
+    examples = Examples(
+        np.concatenate([old.features, features]), np.concatenate([old.labels, labels]),
+        np.concatenate([old.clips, np.array(ids, str)]),
+    )
+    info = _grown(model.info, new, examples, text or {})
+
+    def batches():
+        at = 0
+        for piece in model.pieces(clips):
+            part, at = labels[at : at + len(piece.clip_ids)], at + len(piece.clip_ids)
+            every = stream.batches(piece, part, Limits(*model.lengths), info.config.eval.batch)
+            yield from (batch for _, batch in every)
+
+    key = jax.random.fold_in(jax.random.key(info.config.seed), seed)
+    k_grow, k_train = jax.random.split(key)
+    vars = model.method.grow(k_grow, info, model.vars, batches)
+    grown = dataclasses.replace(
+        model, info=info, kinds=model.kinds + (ADDED,) * len(new), vars=vars, examples=examples
+    )
+    return dataclasses.replace(grown, vars=trained_on_examples(grown, k_train, seed))
+
+
+def _check(model: Trained, names, text) -> None:
+    method = model.info.config.method
+    if not model.method.grow:
+        raise UserError(
+            f"method={method} cannot learn more classes from what its model keeps: train a method "
+            "such as avdiff, or run the protocol again with the new classes in the split"
+        )
+    if model.examples is None:
+        raise UserError(
+            "this model file holds parameters alone: use the model-draw*.npz that the run wrote, "
+            "which keeps the fused tokens of the training clips"
+        )
+    if not len(names):
+        raise UserError("there is no clip of a new class: give some")
+    if known := sorted({*names} & {*model.info.classes}):
+        raise UserError(
+            f"the model knows {known[0]!r} already ({len(known)} such): leave it out or rename it"
+        )
+    width = model.info.text.shape[1]
+    for name, vector in (text or {}).items():
+        if name in names and np.shape(vector) != (width,):
+            raise UserError(
+                f"the text vector of {name!r} has shape {np.shape(vector)} but the model's have "
+                f"{width} dimensions: make it as theirs were made"
+            )
+
+
+def _grown(info: Info, new: list[str], examples: Examples, text: Mapping) -> Info:
+    """`info` with the new classes behind the old ones, none of them base."""
+    if missing := [name for name in new if name not in text]:
+        text = {**text, **dict(zip(missing, stand_ins(info, new, missing, examples), strict=True))}
+    vectors = np.stack([text[name] for name in new]).astype(info.text.dtype)
+    return info._replace(
+        classes=info.classes + tuple(new), text=np.concatenate([info.text, vectors]),
+        is_base=np.append(info.is_base, np.zeros(len(new), bool)),
+    )
+
+
+def stand_ins(info: Info, new: list[str], missing: list[str], examples: Examples) -> np.ndarray:
+    """Text vectors [m, Dt] for classes that have none, so that prototypes condition the generator.
+
+    The generator only knows the text vectors of old classes, so a new one's prototype, its mean
+    token, is written as a combination of the old prototypes (ridge regression), and its vector is
+    the same combination of theirs, at their mean length.
+    """
+    flat = examples.features.reshape(len(examples.features), -1)
+    means = np.stack([flat[examples.labels == c].mean(0)
+                      for c in range(len(info.classes) + len(new))])
+    means = means - means[: len(info.classes)].mean(0)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    old, wanted = means[: len(info.classes)], means[[len(info.classes) + new.index(n)
+                                                     for n in missing]]
+    shares = np.linalg.solve(old @ old.T + STRENGTH * np.eye(len(old)), old @ wanted.T).T
+    vectors = shares @ info.text
+    length = np.linalg.norm(info.text, axis=1).mean()
+    return vectors * length / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def trained_on_examples(model: Trained, key: jax.Array, seed: int) -> Vars:
+    """The variables after substage 2 on the examples, as long as the run's own."""
+    config, examples = model.info.config.train, model.examples
+    is_base = model.info.is_base[examples.labels]
+    members = {
+        role: Members(rows, examples.labels[rows])
+        for role, rows in zip(
+            ROLES, (np.flatnonzero(is_base), np.flatnonzero(~is_base)), strict=True)
+    }
+    run = training_steps(
+        model.method, model.info, 2, Kept(devices.mesh()), model.lengths, cached=True
+    )
+    vars = jax.tree.map(jnp.copy, model.vars)
+    opt = fresh_optimisers(model.method, model.info, 2, vars)
+    state = TrainState(vars=vars, opt=opt, updates=jnp.zeros((), jnp.int32))
+    features = jnp.asarray(examples.features)
+    with Progress(model.epochs * config.batches, "new classes") as progress:
+        for epoch in range(1, model.epochs + 1):
+            plans = {}
+            for i, (role, of_role) in enumerate(members.items()):
+                place = [model.info.config.seed, seed, epoch, i]
+                chosen = drawn(of_role, config.batch, config.batches, place)
+                plans[role] = Rows(chosen.clips, chosen.labels)
+            state, found = run(state, features, plans, key)
+            losses = np.stack([found[f"{role}/main/loss"] for role in ROLES])
+            if not np.isfinite(losses).all():
+                raise UserError(
+                    f"the loss is not finite in epoch {epoch} of the new classes: check their "
+                    "features for extreme values"
+                )
+            if epoch in model.cuts:
+                state = cut_rate(state, CUT)
+            progress.step(config.batches, f"loss {losses.mean():.3f}")
+    return jax.tree.map(jnp.asarray, jax.device_get(state.vars))
+
+
+def comparison(before: Trained, after: Trained, audio, video, names) -> str:
+    """A table of accuracies on held-out clips, in percent, before and after classes were added.
+
+    Args:
+      after: knows the classes of `before` and more.
+      audio, video, names: of clips, as for `add_classes`, of classes that `after` knows.
+    """
+    labels = np.array([after.info.classes.index(name) for name in names])
+    known = len(before.info.classes)
+    new = np.arange(len(after.info.classes)) >= known
+    base = after.info.is_base
+    groups = {
+        "B: base classes, against all": (base, np.ones_like(base)),
+        "N: old few-shot classes, against all": (~base & ~new, np.ones_like(base)),
+        "new classes, against all": (new, np.ones_like(base)),
+        "new classes, against all few-shot ones": (new, ~base),
+        "new classes, against each other": (new, new),
+    }
+    old = np.flatnonzero(labels < known)
+    scores = {
+        before: before.scores([audio[i] for i in old], [video[i] for i in old]),
+        after: after.scores(audio, video),
+    }
+
+    def accuracy(model, members, rivals):
+        if model is before and (members & new).any():
+            return None
+        rows = labels if model is after else labels[old]
+        count = len(model.info.classes)
+        mine = np.flatnonzero(members[rows])
+        rivals, members = rivals[:count], members[:count]
+        shifted = calibrated(scores[model], model.info.is_base, model.gamma)[mine]
+        predicted = np.where(rivals[None], shifted, -np.inf).argmax(1)
+        return mean_class_accuracy(predicted, rows[mine], count, members)
+
+    head = ("held-out clips, accuracy in percent", "clips", "before", "after")
+    lines = ["{:40s} {:>6s} {:>7s} {:>7s}".format(*head)]
+    for title, (members, rivals) in groups.items():
+        clips = int(members[labels].sum())
+        if clips:
+            cells = (accuracy(model, members, rivals) for model in (before, after))
+            shown = " ".join(f"{'' if cell is None else f'{cell:.1f}':>7s}" for cell in cells)
+            lines.append(f"{title:40s} {clips:6d} {shown}")
+    return "\n".join(lines)
