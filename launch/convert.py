@@ -20,15 +20,15 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.flags import Parser
-from avdiff_jax.data.batches import Feed
-from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.feed import Feed
+from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.inference import pytorch_weights
 from avdiff_jax.io import text_files
 from avdiff_jax.methods import METHODS
 from avdiff_jax.runtime import devices
-from avdiff_jax.train.stage import bench
+from avdiff_jax.train.context import bench
 
 
 def parser() -> Parser:
@@ -78,7 +78,7 @@ def main(argv=None):
         state = pytorch_weights.read_checkpoint(args.checkpoint)
         store, split = open_store(args.store), split_file.load(args.split)
         feed = Feed(store, devices.mesh(), "host")
-        b = bench(config, METHODS["avdiff"], feed, split_file.stage(split, store, 2), 2)
+        b = bench(config, METHODS["avdiff"], feed, stages.stage(split, store, 2), 2)
         info = ordered(b.info, args.classes) if args.classes else b.info
         model = pytorch_weights.trained(
             args.checkpoint, state, info, feed.seconds, b.lengths, args.gamma

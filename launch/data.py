@@ -23,13 +23,12 @@ from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data import class_text, synthetic
 from avdiff_jax.data import store as stores
 from avdiff_jax.data import store_report as reports
-from avdiff_jax.data.class_names import class_names
 from avdiff_jax.data.importers import layouts, text_vectors, word_vectors
-from avdiff_jax.data.inspect import inspected
+from avdiff_jax.data.inspect import class_names, inspected
 from avdiff_jax.data.splits import from_lists, from_store, split_file
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.io import text_files
-from avdiff_jax.io.drafts import check_free
+from avdiff_jax.io.files import check_free
 from avdiff_jax.runtime.progress import Progress
 
 

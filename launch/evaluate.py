@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 import dataclasses
 
 from avdiff_jax.cli.flags import Parser
+from avdiff_jax.data import of_config
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.splits.sets import DRAWS
 from avdiff_jax.data.store import open_store
@@ -26,7 +27,7 @@ from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.inference.model import Trained, load, model_file
 from avdiff_jax.results import results_json
 from avdiff_jax.runtime import devices
-from avdiff_jax.train import protocol, report
+from avdiff_jax.train import report
 
 
 def parser() -> Parser:
@@ -60,7 +61,7 @@ def data(args, config):
         return open_store(args.store), split_file.load(args.split) if args.split else None
     if args.split or not pathlib.Path(args.model).is_dir():
         raise UserError("name the test clips with --store too: only a workdir has its own")
-    return protocol.data(config, pathlib.Path(args.model))
+    return of_config.open_data(config, pathlib.Path(args.model))
 
 
 def main(argv=None):

@@ -24,7 +24,7 @@ from avdiff_jax.data import stream
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.inference import model as models
-from avdiff_jax.io.drafts import draft
+from avdiff_jax.io.files import draft
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.progress import Progress
 

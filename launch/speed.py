@@ -38,17 +38,20 @@ from ml_collections import config_flags
 
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import check_values
-from avdiff_jax.data.batches import ROLES, Feed, Lengths, fill, training_plan
-from avdiff_jax.data.splits.split_file import Members, Stage
-from avdiff_jax.data.store import Clip, open_store, write_store
+from avdiff_jax.data.feed import Feed, fill
+from avdiff_jax.data.splits.stages import Members, Stage
+from avdiff_jax.data.store import open_store
+from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.windows import ROLES, Lengths, training_plan
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.io import files
-from avdiff_jax.io.drafts import draft
+from avdiff_jax.io.files import draft
 from avdiff_jax.io.text_files import text_of
 from avdiff_jax.methods import method
 from avdiff_jax.runtime import devices
 from avdiff_jax.speed import flops
-from avdiff_jax.train.stage import bench, initial_vars, ready
+from avdiff_jax.train.context import bench, initial_vars
+from avdiff_jax.train.stage import ready
 from avdiff_jax.train.substage import Phase
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)

@@ -35,9 +35,11 @@ import numpy as np
 
 import avdiff_jax
 from avdiff_jax.data import store as stores
+from avdiff_jax.data import store_writer
 from avdiff_jax.data.importers import npz_manifest, official, text_vectors, word_vectors
 from avdiff_jax.data.splits import from_lists, split_file
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import subprocess_probe
 
 SECONDS = 5
 SPARE_BYTES = 2 << 30
@@ -383,9 +385,9 @@ def _read_manifest(folder):
 
 
 def _make_store(folder):
-    clips = [stores.Clip(f"c{n}", "dog" if n % 2 else "cat", f"g{n // 2}",
+    clips = [store_writer.Clip(f"c{n}", "dog" if n % 2 else "cat", f"g{n // 2}",
                          np.full((2 + n, 3), n), np.ones((3, 2), "f4") * n) for n in range(6)]
-    stores.write_store(
+    store_writer.write_store(
         folder / "s.h5", name="pets", clips=clips, class_names=["dog", "cat"],
         class_text=np.eye(2, 4), audio_seconds=1, video_seconds=0.5, provenance={"a": 1})
 
@@ -631,7 +633,7 @@ def run(name: str, seed: int, first: int, cases: int, keep: pathlib.Path | None 
         sound, folder = pathlib.Path(place, "sound"), pathlib.Path(place, "case")
         sound.mkdir()
         target.make(sound)
-        stores.probe.try_apart = lambda *_: None  # we are a child ourselves
+        subprocess_probe.try_apart = lambda *_: None  # we are a child ourselves
         shutil.copytree(sound, folder)
         target.read(folder)  # also imports all that there is to import
         lines, reached = set(), set()

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 
 from avdiff_jax import diffusion
-from avdiff_jax.data.batches import Batch, Lengths, Resident, gather, windows
+from avdiff_jax.data.feed import Batch, Resident, gather
 from avdiff_jax.data.store import Sequences
+from avdiff_jax.data.windows import Lengths, windows
 from avdiff_jax.inference.pytorch_weights import parameter_names, statistic_names, tree, variables
 from avdiff_jax.methods import avdiff
 from avdiff_jax.methods.method import Info, scaling_buffers
 from avdiff_jax.nn import masks
-from avdiff_jax.nn.layers import Block, Linear, fourier
+from avdiff_jax.nn.attention import Block
+from avdiff_jax.nn.layers import Linear, fourier
 from avdiff_jax.nn.trunk import Trunk, scaled
-from avdiff_jax.train.step import TrainState, fresh_optimisers, update
+from avdiff_jax.train.optimisers import TrainState, fresh_optimisers
+from avdiff_jax.train.step import update
 from configs import common
 
 FOLDER = Path(__file__).parent / "golden"

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax.data.batches import Lengths
-from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.splits import from_store, split_file
-from avdiff_jax.data.store import open_store, write_store
+from avdiff_jax.data.store import open_store
+from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.windows import Lengths
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference import model as models
 from avdiff_jax.inference import pytorch_weights

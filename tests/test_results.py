@@ -10,10 +10,9 @@ import pytest
 
 from avdiff_jax import metrics
 from avdiff_jax.errors import UserError
+from avdiff_jax.results.paper import paper, paper_row
 from avdiff_jax.results.results_json import (
     ablation,
-    paper,
-    paper_row,
     read_results,
     results_json,
     table,

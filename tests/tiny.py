@@ -15,15 +15,17 @@ from jax.sharding import AxisType
 
 from avdiff_jax.cli import choices
 from avdiff_jax.data import synthetic
-from avdiff_jax.data.batches import Feed
-from avdiff_jax.data.splits import from_store, split_file
-from avdiff_jax.data.store import Clip, open_store, write_store
+from avdiff_jax.data.feed import Feed
+from avdiff_jax.data.splits import from_store, split_file, stages
+from avdiff_jax.data.store import open_store
+from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.methods import method
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train import protocol
 from avdiff_jax.train import workdir as workdirs
-from avdiff_jax.train.stage import bench, initial_vars, ready
+from avdiff_jax.train.context import bench, initial_vars
+from avdiff_jax.train.stage import ready
 from avdiff_jax.train.substage import Phase, Services, run_substage
 from configs import synthetic as synthetic_config
 
@@ -103,7 +105,7 @@ def mesh(count: int = 1):
 def make_bench(c, number: int = 1, store=None, devices: int = 1, stage=None):
     """Stage `number` of a configuration, made ready."""
     store = store or open_store(c.data.store)
-    stage = stage or split_file.stage(split_file.load(c.data.split), store, number)
+    stage = stage or stages.stage(split_file.load(c.data.split), store, number)
     feed = Feed(store, mesh(devices), c.data.residence)
     return bench(c, method(c.method), feed, stage, number)
 

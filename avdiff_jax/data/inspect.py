@@ -1,4 +1,4 @@
-"""What a file of features or a split holds, for people."""
+"""What a file or folder of the project holds, said in words."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,11 @@ import numpy as np
 
 from avdiff_jax.data import store as stores
 from avdiff_jax.data.importers import layouts, official
-from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits import sets, split_file
+from avdiff_jax.data.store import open_store
 from avdiff_jax.data.store_report import report
 from avdiff_jax.errors import UserError
+from avdiff_jax.io import text_files
 from avdiff_jax.runtime.progress import Progress
 
 MADE = {"command": "made by", "date": "made on", "sources": "made from", "pool": "averaged"}
@@ -91,3 +93,25 @@ def _archive(path, shots):
         lines += [f"note       {note}" for note in source.notes]
         lines.append(split_file.report(made[0]))
     return Inspection("\n".join(lines), lengths, dict(counts))
+
+
+
+def class_names(path: str) -> list[str]:
+    """The classes of a split (.json), a store (HDF5) or a text file, one a line.
+
+    Raises:
+      UserError: no such file, a damaged one, or one with no names or a name twice.
+    """
+    if path.endswith(".json"):
+        split = split_file.load(path)
+        return sorted(name for names in split["classes"].values() for name in names)
+    with text_files.opened(path, "class list") as file:
+        is_store = file.read(4) == b"\x89HDF"
+    if is_store:
+        return list(open_store(path).class_names)
+    names = text_files.lines(path, "class list")
+    if not names:
+        raise UserError(f"{path} holds 0 classes but one class a line is needed")
+    if twice := sets.repeated(names):
+        raise UserError(f"{path} lists class {twice!r} twice: remove one of the two lines")
+    return names

@@ -21,7 +21,6 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,17 +28,14 @@ import h5py
 import numpy as np
 
 from avdiff_jax.data.class_text import check_text
-from avdiff_jax.data.clips import COPY_BYTES, Clip, Collector, check_name
-from avdiff_jax.data.store_report import Report, report
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import subprocess_probe
-from avdiff_jax.io.drafts import draft
 
 SCHEMA = "avdiff_jax.store"
 VERSION = 1
-ALIGNMENT = 64  # bytes: mapped values start on a cache line, whatever their type
 VALUE_TYPES = {"audio": ("uint8", "float32"), "video": ("float32", "float16")}
 MODALITIES = tuple(VALUE_TYPES)
+COPY_BYTES = 1 << 24  # values are read and copied in pieces of about this size
 
 
 class Sequences(NamedTuple):
@@ -252,7 +248,7 @@ def _check_store(store):
     if n == 0 or classes == 0:
         raise wrong(f"has {n} clips and {classes} classes")
     for what, names in (("clip id", store.clip_ids), ("class", store.class_names)):
-        repeated = _first_repeated(names)
+        repeated = first_repeated(names)
         if repeated is not None:
             raise wrong(f"has the {what} {repeated!r} twice")
     for what, column in (("labels", store.labels), ("groups", store.groups)):
@@ -285,7 +281,8 @@ def _check_store(store):
         raise wrong(f"has neither audio nor video for clip {str(store.clip_ids[silent[0]])!r}")
 
 
-def _first_repeated(names):
+def first_repeated(names):
+    """The first of some names that is there a second time, or None."""
     seen = set()
     for name in names:
         if name in seen:
@@ -312,107 +309,3 @@ def check_values(store, progress=None):
                     f"import it again from sound features")
             if progress is not None:
                 progress.step(len(finite))
-
-
-# ---------------------------------------------------------------------------- writing
-
-
-def write_store(
-    path,
-    *,
-    name: str,
-    clips: Iterable[Clip],
-    class_names: Sequence[str],
-    class_text: np.ndarray,
-    audio_seconds: float,
-    video_seconds: float,
-    provenance: dict,
-    may_lack_modality: bool = False,
-    audio_dim: int | None = None,
-    video_dim: int | None = None,
-    video_dtype: str = "float32",
-    notes: Sequence[str] = (),
-    progress=None,
-) -> Report:
-    """Writes a store from a stream of clips, atomically, and says what it holds.
-
-    Args:
-      path: the file to make; an existing one is replaced only when all is well.
-      clips: read once, never held in memory. Audio is stored as uint8 when every value of
-        every clip is integral in 0..255, as float32 otherwise.
-      class_text: [C, Dt], rows in the order of `class_names`.
-      audio_seconds, video_seconds: seconds per token.
-      provenance: JSON dict; no absolute paths, please: files travel.
-      may_lack_modality: whether a clip may come without audio or without video.
-      audio_dim, video_dim: expected dimensions; None takes those of the first clip.
-      video_dtype: "float32" or "float16".
-      notes: remarks of the importer for the report.
-      progress: an `runtime.progress.Progress` that counts clips.
-
-    Raises:
-      UserError: unfit clips, names, text vectors or rates, an unwritable path or a full
-        disk. Nothing is left behind.
-    """
-    path = os.fspath(path)
-    class_names = tuple(str(class_name) for class_name in class_names)
-    class_text = _checked_text(path, class_names, class_text)
-    rates = {"audio": audio_seconds, "video": video_seconds}
-    for modality, seconds in rates.items():
-        if not 0 < seconds < math.inf:
-            raise UserError(f"{modality} seconds per token is {seconds}, it must be positive: "
-                            f"change --{modality}-seconds")
-    if video_dtype not in VALUE_TYPES["video"]:
-        raise UserError(f"video type {video_dtype!r} is none of {VALUE_TYPES['video']}")
-
-    with draft(path) as made:
-        with Collector(os.path.dirname(made), class_names, may_lack_modality) as collected:
-            collected.expect("audio", "uint8", audio_dim)
-            collected.expect("video", video_dtype, video_dim)
-            for clip in clips:
-                collected.add(clip)
-                if progress is not None:
-                    progress.step(1)
-            if not collected.ids:
-                raise UserError(f"no clips for {path}: the source holds 0 clips")
-            with h5py.File(made, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
-                _write_parts(file, name, collected, class_text, rates, provenance)
-        subprocess_probe.trust(made)
-        open_store(made)  # what we are about to publish can be read
-    return report(open_store(path), tuple(notes))
-
-
-def _checked_text(path, class_names, class_text):
-    """[C, Dt] float32; raises UserError where names and vectors do not fit."""
-    if not class_names:
-        raise UserError(f"no classes for {path}: the source holds 0 clips that could be stored")
-    repeated = _first_repeated(class_names)
-    if repeated is not None:
-        raise UserError(f"class {repeated!r} is named twice for {path}: give each class one name")
-    if len(class_text) != len(class_names):
-        raise UserError(f"{len(class_text)} text vectors for {len(class_names)} classes of {path}: "
-                        f"give one for each class")
-    for class_name in class_names:
-        check_name("class", class_name)
-    with np.errstate(over="ignore"):  # infinity is refused below, with the class's name
-        class_text = np.asarray(class_text).astype(np.float32)
-    check_text(path, class_names, class_text)
-    return class_text
-
-
-def _write_parts(file, name, collected, class_text, rates, provenance):
-    file.attrs.update(schema=SCHEMA, version=VERSION, name=str(name),
-                      may_lack_modality=bool(collected.may_lack_modality))
-    file["clip_ids"] = _fixed_width(collected.ids)
-    file["labels"] = np.asarray(collected.labels, np.int32)
-    if collected.groups is not None:
-        file["groups"] = _fixed_width(collected.groups)
-    file["class_names"] = _fixed_width(collected.class_names)
-    file["class_text"] = class_text
-    text = json.dumps(provenance, sort_keys=True)
-    file["provenance"] = np.frombuffer(text.encode(), np.uint8)
-    for modality, seconds in rates.items():
-        collected.parts[modality].copy_to(file.create_group(modality), seconds)
-
-
-def _fixed_width(names):
-    return np.array([name.encode("utf-8") for name in names])

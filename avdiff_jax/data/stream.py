@@ -17,18 +17,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from avdiff_jax.data.batches import (
-    STREAM_BYTES,
-    Batch,
-    Lengths,
-    Limits,
-    evaluation_buckets,
-    fill,
-    framed,
-)
+from avdiff_jax.data.feed import STREAM_BYTES, Batch, fill, framed
 from avdiff_jax.data.importers.npz_manifest import npz_features
-from avdiff_jax.data.splits.split_file import Members
+from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.store import VALUE_TYPES, Sequences, Store
+from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.npy_npz import read_npy

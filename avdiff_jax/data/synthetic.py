@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data.store import Clip, Report, write_store
+from avdiff_jax.data.store_report import Report
+from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.errors import UserError
 
 CODE = 6  # dimensions of the code of a sound or a sight

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from avdiff_jax.data.batches import Batch
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import Trained
-from avdiff_jax.io.drafts import draft
+from avdiff_jax.io.files import draft
 
 PLATFORMS = ("cpu", "cuda")
 

@@ -26,10 +26,10 @@ from ml_collections import ConfigDict
 from avdiff_jax import metrics
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.data import stream
-from avdiff_jax.data.batches import Batch, Lengths, Limits
+from avdiff_jax.data.feed import Batch
+from avdiff_jax.data.windows import Lengths, Limits
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.drafts import draft
-from avdiff_jax.io.files import plain
+from avdiff_jax.io.files import draft, plain
 from avdiff_jax.io.npy_npz import NpzFiles
 from avdiff_jax.methods import METHODS
 from avdiff_jax.methods.method import Info, Method, Vars

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from avdiff_jax.data.batches import Lengths
+from avdiff_jax.data.windows import Lengths
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import BASE, NOVEL, Trained, fitted, flat
 from avdiff_jax.methods.method import Info, Vars, scaling_buffers

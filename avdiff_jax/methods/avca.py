@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from avdiff_jax.losses import mean_where, negatives, squared_error, triplet
 from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
 from avdiff_jax.methods.shared.heads import apply_groups, classified
-from avdiff_jax.nn.layers import Block, EmbeddingNet, Linear
+from avdiff_jax.nn.attention import Block
+from avdiff_jax.nn.layers import EmbeddingNet, Linear
 from avdiff_jax.nn.trunk import Encoders, Trunk
 
 BOTH = ("audio", "video")

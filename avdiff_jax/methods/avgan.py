@@ -10,10 +10,10 @@ import jax
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods import avdiff
 from avdiff_jax.methods.method import Info, Method, Vars
-from avdiff_jax.methods.shared import adversarial, trunk_methods
-from avdiff_jax.methods.shared.adversarial import Gan
+from avdiff_jax.methods.shared import gan as gans
+from avdiff_jax.methods.shared import trunk_methods
+from avdiff_jax.methods.shared.gan import LEAKY, LINEAR, MLP, RELU, Gan
 from avdiff_jax.methods.shared.heads import classified, embed, logits_of, real_features, scores
-from avdiff_jax.nn.gan import LEAKY, LINEAR, MLP, RELU
 
 NOISE = {"activitynet": 32, "ucf": 64, "vggsound": 128}  # others: ours
 CRITIC_HIDDEN = {"activitynet": 128, "ucf": 64, "vggsound": 128}  # others: ours
@@ -35,7 +35,7 @@ def init(key: jax.Array, info: Info, batch) -> Vars:
     """AV-Diff's trunk and head, a generator and a critic."""
     k_vars, k_gan = jax.random.split(key)
     vars = avdiff.conditioned(k_vars, info, batch)
-    added = adversarial.init(k_gan, gan(info), vars.buffers["condition"])
+    added = gans.init(k_gan, gan(info), vars.buffers["condition"])
     return vars.replace(params={**vars.params, **added})
 
 
@@ -52,8 +52,8 @@ def loss(info: Info, moving, vars: Vars, token, batch, key: jax.Array, role: str
     k_head, k_noise = jax.random.split(key)
     (_, logits), stats = real_features(info, vars.params, vars.stats, token, k_head)
     total, metrics = classified(logits, batch.label)
-    fake = adversarial.synthetic(gan(info), vars, k_noise, batch.label)
-    metrics["adversarial"] = -adversarial.critic_of(gan(info), vars, batch.label)(fake).mean()
+    fake = gans.synthetic(gan(info), vars, k_noise, batch.label)
+    metrics["adversarial"] = -gans.critic_of(gan(info), vars, batch.label)(fake).mean()
     total = total + metrics["adversarial"]
     if role == "novel":
         logits = logits_of(info, vars.params, fake)
@@ -69,13 +69,13 @@ def players(info: Info, substage: int):
         (c_o, _), _ = real_features(info, vars.params, vars.stats, token, key)
         return c_o, batch.label
 
-    critic = adversarial.critic_player(info, gan(info), real)
+    critic = gans.critic_player(info, gan(info), real)
     return (critic, *trunk_methods.players(info, substage, loss, ("gen",)))
 
 
 def generate(info: Info, vars: Vars, key: jax.Array, labels):
     """Synthetic c_o [n, width] of the classes `labels` [n]."""
-    return adversarial.synthetic(gan(info), vars, key, labels)
+    return gans.synthetic(gan(info), vars, key, labels)
 
 
 METHOD = Method(

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from avdiff_jax.methods.shared.trunk_methods import classifier
+from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.latents import CrossBlock, Latents
-from avdiff_jax.nn.layers import EPS, Block
+from avdiff_jax.nn.layers import EPS
 
 
 class Level(NamedTuple):

@@ -11,7 +11,7 @@ import optax
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods import ncm
 from avdiff_jax.methods.method import Info, Method, Vars
-from avdiff_jax.nn.layers import HIDDEN
+from avdiff_jax.nn.attention import HIDDEN
 
 STRENGTH = 1.0  # of the L2 term against the sum of losses: the usual default
 STEPS, TOLERANCE = 500, 1e-5  # of L-BFGS: most steps; gradient norm against that at zero

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import Info, Vars
 from avdiff_jax.methods.shared import heads, trunk_methods
-from avdiff_jax.nn.layers import EPS, Block
+from avdiff_jax.nn.attention import Block
+from avdiff_jax.nn.layers import EPS
 
 
 class Mbt(nn.Module):

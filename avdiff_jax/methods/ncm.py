@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.methods.method import Info, Method, Vars, scaling_buffers
-from avdiff_jax.nn.pooling import segment_means
+from avdiff_jax.nn.layers import segment_means
 from avdiff_jax.nn.trunk import modalities, scaled
 from avdiff_jax.runtime.hosts import fetch
 

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from avdiff_jax.methods.shared.trunk_methods import classifier
+from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.latents import CrossBlock, Latents
-from avdiff_jax.nn.layers import EPS, Block
+from avdiff_jax.nn.layers import EPS
 
 # Number of latents; the original has 512 for inputs of 50,000 tokens.
 LATENTS = {"synthetic": 16, "own": 32}  # ours

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 
 from avdiff_jax.losses import cross_entropy, mean_where, negatives, squared_error
 from avdiff_jax.methods.method import Info, Method, Vars, main_player, scaling_buffers
-from avdiff_jax.methods.shared import adversarial
-from avdiff_jax.methods.shared.adversarial import BENCHMARK, Gan
+from avdiff_jax.methods.shared import gan as gans
+from avdiff_jax.methods.shared.gan import BENCHMARK, LEAKY, LINEAR, MLP, RELU, Gan, cosine_embedding
 from avdiff_jax.methods.shared.heads import HEAD, classified, head, real_features, scores
 from avdiff_jax.methods.shared.prototypes import class_statistics, clip_vector
-from avdiff_jax.nn.gan import LEAKY, LINEAR, MLP, RELU, cosine_embedding
 
 COSINE, PROTOTYPE = 0.1, 0.01  # weights of the generator's two losses besides the critic's
 
@@ -54,7 +53,7 @@ def init(key: jax.Array, info: Info, batch) -> Vars:
     x = vector(info, buffers, batch)
     buffers["condition"] = jnp.zeros((len(info.classes), x.shape[1]))
     made = head(info).init(k_head, x, False)
-    params = {**made["params"], **adversarial.init(k_gan, gan(info), buffers["condition"])}
+    params = {**made["params"], **gans.init(k_gan, gan(info), buffers["condition"])}
     params["aux"] = decoder(info).init(k_decoder, x)["params"]
     return Vars(params, dict(made["stats"]), buffers)
 
@@ -77,14 +76,14 @@ def generator_loss(info: Info, moving, vars: Vars, x, batch, key: jax.Array, rol
     vars = vars.replace(params={**vars.params, **moving})
     k_noise, k_others = jax.random.split(key)
     labels = batch.label
-    fake = adversarial.synthetic(gan(info), vars, k_noise, labels)
+    fake = gans.synthetic(gan(info), vars, k_noise, labels)
     other, found = negatives(k_others, labels)
     matched = jnp.ones(labels.shape, bool)
     cosine = cosine_embedding(fake, x, matched).mean()
     cosine = cosine + mean_where(cosine_embedding(fake, x[other], ~matched), found)
     prototype = decoder(info).apply({"params": vars.params["aux"]}, fake)
     metrics = {
-        "adversarial": -adversarial.critic_of(gan(info), vars, labels)(fake).mean(),
+        "adversarial": -gans.critic_of(gan(info), vars, labels)(fake).mean(),
         "cosine": cosine,
         "prototype": squared_error(prototype, vars.buffers["condition"][labels]).mean(),
     }
@@ -103,7 +102,7 @@ def loss(info: Info, moving, vars: Vars, x, batch, key: jax.Array, role: str):
     (_, logits), stats = real_features(info, params, vars.stats, x, k_real)
     total, metrics = classified(logits, batch.label)
     if role == "novel":
-        fake = adversarial.synthetic(gan(info), vars, k_noise, batch.label)
+        fake = gans.synthetic(gan(info), vars, k_noise, batch.label)
         (_, logits), _ = real_features(info, params, vars.stats, fake, k_fake)
         metrics["ce_synthetic"] = cross_entropy(logits, batch.label).mean()
         total = total + metrics["ce_synthetic"]
@@ -113,9 +112,9 @@ def loss(info: Info, moving, vars: Vars, x, batch, key: jax.Array, role: str):
 def players(info: Info, substage: int):
     """Critic, decoder, generator, classifier."""
     return (
-        adversarial.critic_player(info, gan(info), lambda vars, x, batch, key: (x, batch.label)),
-        adversarial.player(info, "decoder", ("aux",), partial(decoder_loss, info)),
-        adversarial.player(info, "generator", ("gen",), partial(generator_loss, info)),
+        gans.critic_player(info, gan(info), lambda vars, x, batch, key: (x, batch.label)),
+        gans.player(info, "decoder", ("aux",), partial(decoder_loss, info)),
+        gans.player(info, "generator", ("gen",), partial(generator_loss, info)),
         main_player(info, HEAD, partial(loss, info)),
     )
 
@@ -128,7 +127,7 @@ def refresh(info: Info, vars: Vars, clips) -> Vars:
 
 def generate(info: Info, vars: Vars, key: jax.Array, labels):
     """Synthetic clip vectors [n, Da + Dv] of the classes `labels` [n]."""
-    return adversarial.synthetic(gan(info), vars, key, labels)
+    return gans.synthetic(gan(info), vars, key, labels)
 
 
 METHOD = Method(

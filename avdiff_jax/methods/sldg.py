@@ -12,7 +12,7 @@ import numpy as np
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
 from avdiff_jax.methods.shared.heads import HEAD, UnimodalHeads, apply_groups, classified
-from avdiff_jax.nn.layers import HIDDEN
+from avdiff_jax.nn.attention import HIDDEN
 from avdiff_jax.nn.trunk import Encoders, counted, modalities, scaled
 
 FIRST = ("enc", "pool")

@@ -14,7 +14,8 @@ from avdiff_jax.methods.method import Info, Method, Vars, main_player
 from avdiff_jax.methods.shared import trunk_methods
 from avdiff_jax.methods.shared.heads import apply_groups, classified
 from avdiff_jax.methods.shared.trunk_methods import TRUNK
-from avdiff_jax.nn.layers import HIDDEN, EmbeddingNet
+from avdiff_jax.nn.attention import HIDDEN
+from avdiff_jax.nn.layers import EmbeddingNet
 
 OUTPUT = ("proj", "text", "aux")
 

@@ -14,10 +14,9 @@ import jax.numpy as jnp
 
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
-from avdiff_jax.methods.shared import adversarial
-from avdiff_jax.methods.shared.adversarial import Gan
+from avdiff_jax.methods.shared import gan as gans
+from avdiff_jax.methods.shared.gan import LEAKY, LINEAR, MLP, RELU, Gan, kl_divergence
 from avdiff_jax.methods.shared.heads import apply_groups, classified
-from avdiff_jax.nn.gan import LEAKY, LINEAR, MLP, RELU, kl_divergence
 from avdiff_jax.nn.layers import EmbeddingNet
 from avdiff_jax.nn.trunk import scaled
 
@@ -91,7 +90,7 @@ def init(key: jax.Array, info: Info, batch) -> Vars:
     x, made = Representation(info.config).init_with_output(k_enc, raw, False)
     x = x[:, 0]
     params = {**made["params"], "cls": classifier(info).init(k_cls, x)["params"]}
-    params |= adversarial.init(k_gan, gan(info), buffers["condition"])
+    params |= gans.init(k_gan, gan(info), buffers["condition"])
     params["aux"] = encoder(info).init(k_encoder, x, buffers["condition"][batch.label])["params"]
     return Vars(params, dict(made["stats"]), buffers)
 
@@ -127,8 +126,8 @@ def generator_loss(info: Info, moving, vars: Vars, x, batch, key: jax.Array, rol
     mean, log_variance = jnp.split(code, 2, axis=-1)
     z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(k_noise, mean.shape)
     rebuilt = gan(info).generator.apply({"params": vars.params["gen"]}, z, text)
-    critic = adversarial.critic_of(gan(info), vars, labels)
-    fake = adversarial.synthetic(gan(info), vars, k_z, labels)
+    critic = gans.critic_of(gan(info), vars, labels)
+    fake = gans.synthetic(gan(info), vars, k_z, labels)
     metrics = {
         "kl": kl_divergence(mean, log_variance).mean(),
         "reconstruction": jnp.square(rebuilt - x).sum(-1).mean(),
@@ -156,7 +155,7 @@ def loss(info: Info, moving, vars: Vars, x, batch, key: jax.Array, role: str):
     x, labels = flat(x, batch.label)
     total, metrics = classified(logits_of(info, params, x), labels)
     if role == "novel":
-        fake = adversarial.synthetic(gan(info), vars, key, labels)
+        fake = gans.synthetic(gan(info), vars, key, labels)
         metrics["ce_synthetic"] = cross_entropy(logits_of(info, params, fake), labels).mean()
         total = total + metrics["ce_synthetic"]
     return total, (vars.stats, {"loss": total, **metrics})
@@ -171,8 +170,8 @@ def players(info: Info, substage: int):
         return flat(x, batch.label)
 
     return (
-        adversarial.critic_player(info, gan(info), real),
-        adversarial.player(info, "generator", ("gen", "aux"), partial(generator_loss, info)),
+        gans.critic_player(info, gan(info), real),
+        gans.player(info, "generator", ("gen", "aux"), partial(generator_loss, info)),
         main_player(info, groups, partial(loss, info)),
     )
 
@@ -189,7 +188,7 @@ def scores(info: Info, vars: Vars, x):
 
 def generate(info: Info, vars: Vars, key: jax.Array, labels):
     """Synthetic segment features [n, dim] of the classes `labels` [n]."""
-    return adversarial.synthetic(gan(info), vars, key, labels)
+    return gans.synthetic(gan(info), vars, key, labels)
 
 
 METHOD = Method(

@@ -7,7 +7,8 @@ import numpy as np
 
 from avdiff_jax.methods.shared.trunk_methods import classifier
 from avdiff_jax.nn import masks
-from avdiff_jax.nn.layers import EPS, Block
+from avdiff_jax.nn.attention import Block
+from avdiff_jax.nn.layers import EPS
 from avdiff_jax.nn.trunk import TYPES
 
 # Number of fusion tokens.

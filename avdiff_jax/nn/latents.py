@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from avdiff_jax.nn.layers import EPS, Attention, FeedForward, exact_gelu
+from avdiff_jax.nn.attention import Attention, FeedForward, exact_gelu
+from avdiff_jax.nn.layers import EPS
 
 
 class Latents(nn.Module):

@@ -6,7 +6,6 @@ nothing, the second counts valid tokens only, so that results do not depend on t
 """
 
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
 EPS = 1e-5
-HIDDEN = jnp.finfo(jnp.float32).min  # finite: a row without any visible key stays finite
 
 
 def _uniform(bound):
@@ -182,111 +180,6 @@ class TokenCode(nn.Module):
         return tokens
 
 
-@jax.custom_jvp
-def softmax(scores: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Softmax over the last axis; its derivative is written in terms of its output, which
-    saves passes over the scores."""
-    return jax.nn.softmax(scores, axis=-1)
-
-
-@softmax.defjvp
-def _softmax_jvp(primals, tangents):
-    weights, (change,) = softmax(*primals), tangents
-    weighted = weights * change
-    return weights, weighted - weights * weighted.sum(-1, keepdims=True)
-
-
-def attention(
-    q: Float[Array, "b q h d"],
-    k: Float[Array, "b n h d"],
-    v: Float[Array, "b n h d"],
-    visible: Bool[Array, " b #q n"],
-) -> tuple[Float[Array, "b q h d"], Float[Array, "b h q n"]]:
-    """softmax(q k^T / sqrt(d)) v over the visible keys; also returns the attention itself."""
-    # Heads in front, once: the products below and those of the gradient need them there.
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v))
-    hidden = jnp.where(visible, 0.0, HIDDEN)[:, None]
-    weights = softmax(product("bhqd,bhnd->bhqn", q, k) + hidden)
-    return product("bhqn,bhnd->bhqd", weights, v).transpose(0, 2, 1, 3), weights
-
-
-class Attention(nn.Module):
-    """Multi-head attention with keys and values from `context`; no bias on q, k and v."""
-
-    dim: int
-    heads: int
-    head_dim: int
-    rate: float
-
-    @nn.compact
-    def __call__(self, x, context, visible, train: bool):
-        """x [b, q, dim], context [b, n, c], visible [b, 1 or q, n] -> [b, q, dim]."""
-        inner = self.heads * self.head_dim
-
-        def project(name, y):
-            y = Linear(inner, use_bias=False, name=name)(y)
-            return y.reshape(*y.shape[:-1], self.heads, self.head_dim)
-
-        q, k, v = project("query", x), project("key", context), project("value", context)
-        mixed, weights = attention(q, k, v, visible)
-        self.sow("intermediates", "weights", weights)
-        y = Linear(self.dim, name="out")(mixed.reshape(*mixed.shape[:-2], inner))
-        return Dropout(self.rate)(y, train)
-
-
-def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x times the Gaussian distribution function of x, not its tanh approximation."""
-    return nn.gelu(x, approximate=False)
-
-
-class FeedForward(nn.Module):
-    """Linear, activation, Dropout, Linear, Dropout."""
-
-    dim: int
-    hidden: int
-    rate: float
-    activation: Callable = exact_gelu
-
-    @nn.compact
-    def __call__(self, x, train: bool):
-        """[..., dim] -> [..., dim]."""
-        x = self.activation(Linear(self.hidden, name="hidden")(x))
-        x = Linear(self.dim, name="out")(Dropout(self.rate)(x, train))
-        return Dropout(self.rate)(x, train)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block x += Attn(LN x); x += FF(LN x). Eq. (1).
-
-    With `norms=1` one LayerNorm serves both branches, as in the published AV-Diff.
-    """
-
-    dim: int
-    heads: int
-    head_dim: int
-    hidden: int
-    rate: float
-    norms: int = 1
-    activation: Callable = exact_gelu
-
-    @nn.compact
-    def __call__(self, x, visible, train: bool, queries: int | None = None):
-        """x [b, n, dim] -> [b, n, dim], or the first `queries` tokens only where given: the
-        last layer need not compute tokens that nobody reads."""
-        first = nn.LayerNorm(epsilon=EPS, name="norm")
-        second = first if self.norms == 1 else nn.LayerNorm(epsilon=EPS, name="norm2")
-        context = first(x)
-        asked = context[:, :queries]
-        if visible.shape[1] > 1:
-            visible = visible[:, :queries]
-        attend = Attention(self.dim, self.heads, self.head_dim, self.rate, name="attention")
-        x = x[:, :queries] + attend(asked, context, visible, train)
-        forward = FeedForward(
-            self.dim, self.hidden, self.rate, self.activation, name="forward"
-        )
-        return x + forward(second(x), train)
-
-
 class Head(nn.Module):
     """Projnet (`proj`) and CLnet (`cls`): fused token -> c_o -> class logits."""
 
@@ -312,3 +205,33 @@ class Head(nn.Module):
         """[..., dim] -> c_o, logits."""
         c_o = self.project(token, train)
         return c_o, self.classify(c_o)
+
+
+
+def mean_over_time(x: Float[Array, "b t d"], valid: Bool[Array, "b t"]) -> Float[Array, "b d"]:
+    """Mean over valid tokens; zero for a clip without any."""
+    total = (x * valid[..., None]).sum(1)
+    return total / jnp.maximum(valid.sum(1), 1)[:, None]
+
+
+def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """x over its L2 norm; zero stays zero."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def segment_means(
+    x: Float[Array, "b t d"], valid: Bool[Array, "b t"], segments: int
+) -> Float[Array, "b {segments}*d"]:
+    """Means over `segments` equal parts of the valid tokens, concatenated.
+
+    Part s of n tokens covers floor(s n / S) to ceil((s + 1) n / S), at least one token, so
+    that clips shorter than the number of segments repeat tokens instead of leaving gaps.
+    """
+    n = valid.sum(1)[:, None]
+    s = jnp.arange(segments)[None]
+    first = s * n // segments
+    last = jnp.maximum(-(-(s + 1) * n // segments), first + 1)
+    t = jnp.arange(x.shape[1])[None, None]
+    inside = (t >= first[..., None]) & (t < last[..., None]) & valid[:, None]
+    weight = inside / jnp.maximum(inside.sum(-1, keepdims=True), 1)
+    return jnp.einsum("bst,btd->bsd", weight.astype(x.dtype), x).reshape(x.shape[0], -1)

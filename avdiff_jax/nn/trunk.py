@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.nn import masks
-from avdiff_jax.nn.layers import Block, EmbeddingNet, TokenCode
-from avdiff_jax.nn.pooling import mean_over_time
+from avdiff_jax.nn.attention import Block
+from avdiff_jax.nn.layers import EmbeddingNet, TokenCode, mean_over_time
 
 TYPES = {"audio": masks.AUDIO, "video": masks.VIDEO}
 

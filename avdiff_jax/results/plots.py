@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avdiff_jax.io.drafts import draft
+from avdiff_jax.io.files import draft
 
 
 def confusion_plot(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> np.ndarray:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from avdiff_jax.io.files import write_atomically
 from avdiff_jax.results import plots
-from avdiff_jax.results.results_json import CHOICES, NUMBERS, paper, paper_row
+from avdiff_jax.results.paper import paper, paper_row
+from avdiff_jax.results.results_json import CHOICES, NUMBERS
 from avdiff_jax.results.runs import MEASURES, ROWS, Finished, Key, Summary, summary
 
 Cells = Mapping[Key, Sequence[Finished]]

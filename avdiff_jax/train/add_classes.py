@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from avdiff_jax.data import stream
-from avdiff_jax.data.batches import ROLES, Limits, drawn
-from avdiff_jax.data.splits.split_file import Members
+from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.windows import ROLES, Limits, drawn
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import ADDED, Examples, Trained
 from avdiff_jax.methods.method import Info, Vars
@@ -20,7 +20,8 @@ from avdiff_jax.metrics import calibrated, mean_class_accuracy
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.progress import Progress
 from avdiff_jax.train.feature_cache import Rows
-from avdiff_jax.train.step import TrainState, cut_rate, fresh_optimisers, training_steps
+from avdiff_jax.train.optimisers import TrainState, cut_rate, fresh_optimisers
+from avdiff_jax.train.step import training_steps
 from avdiff_jax.train.substage import CUT
 
 STRENGTH = 0.1  # of the ridge in `stand_ins`, against a similarity of 1 of a class with itself

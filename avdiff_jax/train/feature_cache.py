@@ -14,16 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from avdiff_jax.data.batches import (
-    Bucket,
-    Feed,
-    Lengths,
-    Limits,
-    drawn,
-    evaluation_buckets,
-    largest_divisor,
-)
-from avdiff_jax.data.splits.split_file import Members
+from avdiff_jax.data.feed import Feed, largest_divisor
+from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.windows import Bucket, Lengths, Limits, drawn, evaluation_buckets
 from avdiff_jax.runtime import devices
 
 

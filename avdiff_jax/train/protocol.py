@@ -6,10 +6,9 @@ import time
 import jax
 
 from avdiff_jax.cli.choices import check_values
-from avdiff_jax.data import synthetic
-from avdiff_jax.data.batches import Feed
-from avdiff_jax.data.splits import from_store, split_file
-from avdiff_jax.data.store import Store, open_store
+from avdiff_jax.data.feed import Feed
+from avdiff_jax.data.of_config import open_data
+from avdiff_jax.data.splits import stages as stage_sets
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
@@ -17,17 +16,9 @@ from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices, hosts
 from avdiff_jax.runtime.lock import held
 from avdiff_jax.runtime.stop import Stop
+from avdiff_jax.train.context import Bench, bench, initial_vars
 from avdiff_jax.train.report import report
-from avdiff_jax.train.stage import (
-    Bench,
-    apart,
-    bench,
-    draw_phases,
-    first_state,
-    initial_vars,
-    stage1,
-    stage2,
-)
+from avdiff_jax.train.stage import apart, draw_phases, first_state, stage1, stage2
 from avdiff_jax.train.substage import Services
 from avdiff_jax.train.workdir import (
     checkpoints,
@@ -39,48 +30,6 @@ from avdiff_jax.train.workdir import (
 )
 
 RUNS = ("all", "stage1", "stage2", "evaluate")
-
-
-def data(config, workdir: pathlib.Path) -> tuple[Store, dict]:
-    """Store and split of a configuration; the embedded default is made in the workdir.
-
-    Raises:
-      UserError: a file is missing (the sentence says how to make it) or wrong.
-    """
-    name = config.dataset
-    spec = config.data.synthetic
-    if spec.classes and not config.data.store:
-        store_path, split_path = workdir / "synthetic.h5", workdir / "split.json"
-        if not store_path.exists():
-            synthetic.synthesize(
-                store_path, seed=config.seed, classes=spec.classes,
-                clips_per_class=spec.clips_per_class, audio_dim=spec.audio_dim,
-                video_dim=spec.video_dim, text_dim=spec.text_dim,
-            )
-        store = open_store(store_path)
-        if not split_path.exists():
-            split = from_store.make_split(
-                store, config.shots, config.seed, base=0.5, novel1=0.25, novel2=0.25, by="group"
-            )
-            split_file.write(split, split_path)
-        return store, split_file.load(split_path)
-    store_path = pathlib.Path(config.data.store or f"data/{name}.h5")
-    split_path = pathlib.Path(config.data.split or f"data/{name}-{config.shots}shot.json")
-    for path, flag, verb in (
-        (store_path, "data.store", "import"), (split_path, "data.split", "split"),
-    ):
-        if not path.exists():
-            raise UserError(
-                f"{path} does not exist: make it with `python launch/data.py {verb}` (see the "
-                f"README), or name another with --config.{flag}"
-            )
-    store, split = open_store(store_path), split_file.load(split_path)
-    if split["shots"] != config.shots:
-        raise UserError(
-            f"{split_path} holds {split['shots']} shots but the configuration asks for "
-            f"{config.shots}: name another split, or use the word {split['shots']}shot"
-        )
-    return store, split
 
 
 def parameter_table(vars) -> str:
@@ -121,7 +70,7 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
     ):
         def begin():
             with claimed(workdir, config, resume or jax.process_index() > 0):
-                store, split = data(config, workdir)
+                store, split = open_data(config, workdir)
                 return store, {n: _stage(config, split, store, n) for n in (1, 2)}
 
         store, stages = hosts.in_turn(begin)
@@ -153,11 +102,11 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
 
 
 def _stage(config, split, store, number):
-    stage = split_file.stage(split, store, number)
+    stage = stage_sets.stage(split, store, number)
     if config.data.shuffle_labels:
         stage = stage._replace(
-            base=split_file.shuffled(stage.base, config.seed),
-            novel=tuple(split_file.shuffled(m, config.seed) for m in stage.novel),
+            base=stage_sets.shuffled(stage.base, config.seed),
+            novel=tuple(stage_sets.shuffled(m, config.seed) for m in stage.novel),
         )
     return stage
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.data.batches import ROLES, Feed, Lengths, prefetched
-from avdiff_jax.data.splits.split_file import Members
+from avdiff_jax.data.feed import Feed, prefetched
+from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.windows import ROLES, Lengths
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.results.metrics_log import Writer
@@ -18,7 +19,7 @@ from avdiff_jax.runtime.checkpoint import Checkpoints
 from avdiff_jax.runtime.progress import Progress
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train.feature_cache import Cache
-from avdiff_jax.train.step import TrainState, cut_rate, learning_rate
+from avdiff_jax.train.optimisers import TrainState, cut_rate, learning_rate
 
 CUT = 0.1
 THRESHOLD = 1e-4  # relative gain that counts, as in the published scheduler

@@ -8,22 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax.data.batches import (
-    Feed,
+from avdiff_jax.data.feed import Feed, fill, framed, gather, prefetched
+from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.store import Sequences, open_store
+from avdiff_jax.data.windows import (
     Lengths,
     Limits,
     bucket_shapes,
     cut_lengths,
     evaluation_buckets,
-    fill,
-    framed,
-    gather,
-    prefetched,
     training_plan,
     windows,
 )
-from avdiff_jax.data.splits.split_file import Members
-from avdiff_jax.data.store import Sequences, open_store
 from avdiff_jax.errors import UserError
 from tests import tiny
 
@@ -153,7 +149,7 @@ def test_gathered_equals_filled(audio, video):
 
 
 def tiny_resident(store):
-    from avdiff_jax.data.batches import Resident
+    from avdiff_jax.data.feed import Resident
 
     return Resident(jnp.asarray(store.audio.values), jnp.asarray(store.video.values))
 
@@ -203,7 +199,7 @@ def test_steps_of_a_dispatch(wanted, total, steps):
 def test_streamed_dispatches_fit_their_memory(monkeypatch):
     feed = Feed(open_store(tiny.world()[0]), tiny.mesh(), "host")
     row = 5 * 8 + 5 * 12 * 4  # uint8 audio, float32 video
-    monkeypatch.setattr("avdiff_jax.data.batches.STREAM_BYTES", 3 * 8 * row)
+    monkeypatch.setattr("avdiff_jax.data.feed.STREAM_BYTES", 3 * 8 * row)
     assert feed.streamed and feed.steps(Lengths(5, 5), 8, 50, 300) == 3
     with pytest.raises(UserError, match="residence"):
         Feed(open_store(tiny.world()[0]), tiny.mesh(), "cloud")

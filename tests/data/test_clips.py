@@ -1,6 +1,6 @@
 import numpy as np
 
-from avdiff_jax.data.clips import Clip, pooled
+from avdiff_jax.data.store_writer import Clip, pooled
 
 
 def test_pooling_averages_the_rest_too():

@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from avdiff_jax.data.clips import pooled
 from avdiff_jax.data.importers.npz_manifest import read_manifest, read_npz
-from avdiff_jax.data.store import open_store, write_store
+from avdiff_jax.data.store import open_store
+from avdiff_jax.data.store_writer import pooled, write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import npy_npz as array_files
 from avdiff_jax.io import text_files

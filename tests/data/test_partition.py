@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.splits.from_store import make_split
 from avdiff_jax.errors import UserError
 from tests.data.samples import (
@@ -190,7 +190,7 @@ def test_real_sets_are_held_out_by_group(shared, folder, group, classes, seed):
     split = make_split(store, 5, seed, **QUARTERS)
     assert split["by"] == "group" and split["counts"]["classes"]["all"] == classes
     group_of = dict(zip(store.clip_ids.tolist(), store.groups.tolist(), strict=True))
-    stage = split_file.stage(split, store, 2)
+    stage = stages.stage(split, store, 2)
     trained = np.concatenate([stage.base.clips, *(novel.clips for novel in stage.novel)])
     tested = np.concatenate([stage.eval_base.clips, *(novel.clips for novel in stage.eval_novel)])
     assert not set(store.groups[trained]) & set(store.groups[tested])

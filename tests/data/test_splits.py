@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.splits.sets import SINGLE, STAGE_1
 from avdiff_jax.errors import UserError
 from tests.data.samples import by_subject, good_split, ids, make_store
@@ -241,7 +241,7 @@ def test_stages_are_the_sets():
     def listed(*contents):
         return sorted((name, clip) for part in contents for name in part for clip in part[name])
 
-    one, two = split_file.stage(split, store, 1), split_file.stage(split, store, 2)
+    one, two = stages.stage(split, store, 1), stages.stage(split, store, 2)
     assert one.class_names == tuple(sorted(classes["base1"] + classes["novel1"]))
     assert set(np.array(one.class_names)[one.is_base]) == set(classes["base1"])
     assert named(one.base, one, store) == listed(sets["train1_base"])
@@ -258,14 +258,14 @@ def test_stages_are_the_sets():
     assert [named(m, two, store) for m in two.eval_novel] == list(map(listed, sets["test_novel"]))
     assert two.base.clips.dtype == np.int64 and two.base.labels.dtype == np.int32
     with pytest.raises(ValueError, match="stages 1 and 2, not 3"):
-        split_file.stage(split, store, 3)
+        stages.stage(split, store, 3)
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_order_of_the_store_changes_no_stage(number):
     split = good_split()
     stores = [make_store(by_subject()), make_store(by_subject(), order=3, class_order=4)]
-    one, other = (split_file.stage(split, store, number) for store in stores)
+    one, other = (stages.stage(split, store, number) for store in stores)
     assert one.class_names == other.class_names
     for left, right in zip(_members(one), _members(other), strict=True):
         assert named(left, one, stores[0]) == named(right, other, stores[1])
@@ -278,12 +278,12 @@ def _members(stage):
 def test_letter_case_of_a_class_does_not_matter_but_another_class_does():
     store, split = make_store(by_subject()), good_split()
     store.class_names = tuple(name.upper() for name in store.class_names)
-    assert split_file.stage(split, store, 1).class_names[0].islower()
+    assert stages.stage(split, store, 1).class_names[0].islower()
     clip = _first(split["sets"]["train1_base"])[0]
     at = store.clip_ids.tolist().index(clip)
     store.labels[at] = (store.labels[at] + 1) % 8
     with pytest.raises(UserError, match=rf"clip '{clip}' is of class 'CLASS \d' in store 'made_u"):
-        split_file.stage(split, store, 1)
+        stages.stage(split, store, 1)
 
 
 def test_a_store_that_lacks_clips_is_refused():
@@ -293,15 +293,15 @@ def test_a_store_that_lacks_clips_is_refused():
     total = split["counts"]["val_base"]
     examples = ", ".join(gone[:3])
     with pytest.raises(UserError, match=rf"'made_up' lacks 5 of {total} clips .*\({examples}, .."):
-        split_file.stage(split, store, 1)
+        stages.stage(split, store, 1)
 
 
 def test_shuffled_labels_are_a_permutation():
-    members = split_file.stage(good_split(), make_store(by_subject()), 1).base
-    control = split_file.shuffled(members, 0)
+    members = stages.stage(good_split(), make_store(by_subject()), 1).base
+    control = stages.shuffled(members, 0)
     np.testing.assert_array_equal(control.clips, members.clips)
     assert control.labels.dtype == np.int32
     assert Counter(control.labels.tolist()) == Counter(members.labels.tolist())
     assert np.mean(control.labels == members.labels) < 0.5  # 4 classes: 1 in 4 by chance
-    np.testing.assert_array_equal(split_file.shuffled(members, 0).labels, control.labels)
-    assert (split_file.shuffled(members, 1).labels != control.labels).any()
+    np.testing.assert_array_equal(stages.shuffled(members, 0).labels, control.labels)
+    assert (stages.shuffled(members, 1).labels != control.labels).any()

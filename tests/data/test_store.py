@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avdiff_jax.data import clips
 from avdiff_jax.data import store as stores
-from avdiff_jax.data.store import Clip, open_store, write_store
+from avdiff_jax.data import store_writer
+from avdiff_jax.data.store import open_store
+from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import subprocess_probe
 
@@ -93,7 +94,7 @@ def test_bytes_survive_at_their_ends(tmp_path):
 
 
 def test_copies_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(clips, "COPY_BYTES", 32)  # smaller than the values of one clip
+    monkeypatch.setattr(store_writer, "COPY_BYTES", 32)  # smaller than the values of one clip
     given = [clip(0), clip(9), clip(2, audio=np.full((2, 3), 0.25))]
     save(tmp_path / "s.h5", given)
     store = open_store(tmp_path / "s.h5")
@@ -213,7 +214,7 @@ def test_full_disk(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(clips.Ragged, "copy_to", full)
+    monkeypatch.setattr(store_writer.Ragged, "copy_to", full)
     with pytest.raises(UserError, match=r"cannot write .*s\.h5: No space left"):
         save(tmp_path / "s.h5", [clip(0)])
     assert list(tmp_path.iterdir()) == []

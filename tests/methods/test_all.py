@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from avdiff_jax.methods import METHODS
-from avdiff_jax.train.step import TrainState, fresh_optimisers, of_groups, update
+from avdiff_jax.train.optimisers import TrainState, fresh_optimisers, of_groups
+from avdiff_jax.train.step import update
 from tests.methods import toy
 
 # Trained parameters in stage 2 of UCF, VGGSound and ActivityNet.

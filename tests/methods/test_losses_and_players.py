@@ -10,10 +10,11 @@ import pytest
 from avdiff_jax import losses
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS, avca, avdiff, check, linear, protogan, sldg, tcaf, tsl
+from avdiff_jax.methods.shared import gan
 from avdiff_jax.methods.shared.prototypes import class_statistics
-from avdiff_jax.nn import gan
 from avdiff_jax.nn.trunk import Fusion
-from avdiff_jax.train.step import TrainState, fresh_optimisers, update
+from avdiff_jax.train.optimisers import TrainState, fresh_optimisers
+from avdiff_jax.train.step import update
 from tests.methods import toy
 
 

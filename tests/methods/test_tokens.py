@@ -10,8 +10,9 @@ from avdiff_jax.methods import attention_fusion, check, perceiver
 from avdiff_jax.methods.hip import Hip, merged, token_groups
 from avdiff_jax.methods.mbt import Mbt
 from avdiff_jax.methods.zorro import Zorro
+from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.latents import CrossBlock
-from avdiff_jax.nn.layers import EPS, Block
+from avdiff_jax.nn.layers import EPS
 from tests.methods import toy
 
 BOTH = ("audio", "video")

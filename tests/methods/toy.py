@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.data.batches import Batch
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.methods.method import Info
 from configs import activitynet, synthetic, ucf, vggsound
 

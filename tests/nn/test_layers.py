@@ -5,15 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax.nn.layers import (
-    BatchNorm,
-    EmbeddingNet,
-    Linear,
-    TokenCode,
-    attention,
-    dropout,
-    product,
-)
+from avdiff_jax.nn.attention import attention
+from avdiff_jax.nn.layers import BatchNorm, EmbeddingNet, Linear, TokenCode, dropout, product
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avdiff_jax.nn import masks
-from avdiff_jax.nn.layers import Block
+from avdiff_jax.nn.attention import Block
 
 # Rows: query; columns: key; order c(lass) a(udio) v(ideo).
 FULL = ["111", "111", "111"]

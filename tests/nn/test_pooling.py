@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.nn.pooling import mean_over_time, segment_means, unit
+from avdiff_jax.nn.layers import mean_over_time, segment_means, unit
 
 
 def test_mean_over_time():

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax.data.batches import windows
+from avdiff_jax.data.windows import windows
 from avdiff_jax.train import stage as stages
+from avdiff_jax.train.context import initial_vars, joined
 from avdiff_jax.train.feature_cache import Cache
-from avdiff_jax.train.stage import apart, first_state, initial_vars, joined, ready
+from avdiff_jax.train.stage import apart, first_state, ready
 from avdiff_jax.train.substage import Phase, run_substage
 from tests import tiny
 

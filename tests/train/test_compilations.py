@@ -6,8 +6,8 @@ import contextlib
 import jax.monitoring
 import pytest
 
-from avdiff_jax.data.batches import Limits, bucket_shapes, cut_lengths
 from avdiff_jax.data.store import open_store
+from avdiff_jax.data.windows import Limits, bucket_shapes, cut_lengths
 from avdiff_jax.train import protocol
 from tests import tiny
 

@@ -12,8 +12,9 @@ from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference import model as models
 from avdiff_jax.train import add_classes as adding
-from avdiff_jax.train import report
-from avdiff_jax.train.stage import initial_vars, ready
+from avdiff_jax.train import measure
+from avdiff_jax.train.context import initial_vars
+from avdiff_jax.train.stage import ready
 from avdiff_jax.train.substage import Outcome, Phase
 from tests import tiny
 
@@ -132,7 +133,7 @@ def test_what_a_generator_is_told(name, new_clips):
     b = tiny.make_bench(tiny.config(words), 2)
     _, state = ready(b, Phase(2, 2), initial_vars(b), None)
     found = {"gamma": 0.0, "substage2": {"epochs": 1, "cuts": []}}
-    small = report.model_of(b, Outcome(state, state.vars, {}), 0, found)
+    small = measure.model_of(b, Outcome(state, state.vars, {}), 0, found)
     assert small.temperature is None
     grown = adding.add_classes(small, *new_clips[0], new_clips[2])
     told, known = grown.vars.buffers[key], len(small.info.classes)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from avdiff_jax.cli import choices
-from avdiff_jax.data.splits import split_file
+from avdiff_jax.data import of_config
+from avdiff_jax.data.splits import stages
 from avdiff_jax.errors import UserError
 from avdiff_jax.train import protocol
 from configs import common
@@ -82,7 +83,7 @@ def test_parts_equal_the_whole(finished, tmp_path):
 def test_labels_of_the_test_set_are_read_by_evaluation_alone(finished, tmp_path, monkeypatch):
     """Permuted, they change the results and nothing that comes before."""
     workdir, results, states, _ = finished
-    stage = split_file.stage
+    stage = stages.stage
 
     def permuted(split, store, number):
         made = stage(split, store, number)
@@ -93,7 +94,7 @@ def test_labels_of_the_test_set_are_read_by_evaluation_alone(finished, tmp_path,
             eval_novel=tuple(m._replace(labels=np.roll(m.labels, 5)) for m in made.eval_novel),
         )
 
-    monkeypatch.setattr(split_file, "stage", permuted)
+    monkeypatch.setattr(stages, "stage", permuted)
     found, again = tiny.finish(tiny.config(), tmp_path / "w")
     tiny.same(again, states)
     ours, theirs = (
@@ -112,9 +113,9 @@ def test_every_field_is_read(finished, tmp_path, monkeypatch):
     """By the run above; the rest by cached features, the made-up set and the command."""
     read = set(finished[3])
     own = Recorded(synthetic_config.get_config(), read)
-    monkeypatch.setattr(protocol.synthetic, "synthesize", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(of_config.synthetic, "synthesize", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        protocol.data(own, tmp_path)
+        of_config.open_data(own, tmp_path)
     main = (protocol.pathlib.Path(protocol.__file__).parents[2] / "launch" / "main.py").read_text()
     assert "config.device.deterministic" in main and "config.device.precision" in main
     every = {name for name, _ in choices.fields(common.base())}
@@ -216,9 +217,9 @@ def test_ncm_and_shuffled_labels(tmp_path):
 
 def test_shuffled_labels_touch_training_only():
     c = tiny.config(data__shuffle_labels=True)
-    store, split = protocol.data(c, None)
+    store, split = of_config.open_data(c, None)
     for number in (1, 2):
-        true = split_file.stage(split, store, number)
+        true = stages.stage(split, store, number)
         control = protocol._stage(c, split, store, number)
         assert tiny.differ(true.base.labels, control.base.labels)
         tiny.same(np.sort(true.base.labels), np.sort(control.base.labels))

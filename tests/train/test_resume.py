@@ -15,7 +15,8 @@ from avdiff_jax.runtime import checkpoint
 from avdiff_jax.runtime.checkpoint import Checkpoints
 from avdiff_jax.runtime.stop import Stop, Stopped
 from avdiff_jax.train import substage, workdir
-from avdiff_jax.train.stage import initial_vars, ready
+from avdiff_jax.train.context import initial_vars
+from avdiff_jax.train.stage import ready
 from avdiff_jax.train.workdir import PHASES
 from tests import tiny
 

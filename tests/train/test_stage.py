@@ -4,22 +4,22 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax.data.batches import Lengths
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.store import open_store
+from avdiff_jax.data.windows import Lengths
 from avdiff_jax.errors import UserError
-from avdiff_jax.train import report, step
+from avdiff_jax.train import context, report, step
 from avdiff_jax.train import stage as stages
-from avdiff_jax.train.report import measure
-from avdiff_jax.train.stage import (
+from avdiff_jax.train.context import (
     audio_scaling,
     initial_vars,
     joined,
     measured_buckets,
-    ready,
     scored,
     training_clips,
 )
+from avdiff_jax.train.measure import measure
+from avdiff_jax.train.stage import ready
 from avdiff_jax.train.substage import Outcome, Phase, fresh_record
 from tests import tiny
 
@@ -57,8 +57,8 @@ def test_scores_depend_on_the_clip_alone(vars, scores, changes):
 def test_scores_do_not_depend_on_order_or_bucket(vars, scores, monkeypatch):
     order = np.random.default_rng(0).permutation(len(scores))
     np.testing.assert_allclose(scores_of(vars, order), scores, atol=1e-6)
-    buckets = stages.evaluation_buckets
-    monkeypatch.setattr(stages, "evaluation_buckets", lambda *a: buckets(*a, most=1))
+    buckets = context.evaluation_buckets
+    monkeypatch.setattr(context, "evaluation_buckets", lambda *a: buckets(*a, most=1))
     np.testing.assert_allclose(scores_of(vars), scores, atol=1e-6)
 
 

@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax.data.batches import ROLES, Feed
+from avdiff_jax.data.feed import Feed
+from avdiff_jax.data.windows import ROLES
 from avdiff_jax.errors import UserError
-from avdiff_jax.train.stage import initial_vars, ready
-from avdiff_jax.train.step import cut_rate, learning_rate
+from avdiff_jax.train.context import initial_vars
+from avdiff_jax.train.optimisers import cut_rate, learning_rate
+from avdiff_jax.train.stage import ready
 from avdiff_jax.train.substage import (
     Phase,
     check_finite,

@@ -7,11 +7,11 @@ import datetime
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from avdiff_jax.data.clips import Clip, pooled
 from avdiff_jax.data.importers import npz_manifest, official
 from avdiff_jax.data.splits import split_file
-from avdiff_jax.data.store import MODALITIES, write_store
+from avdiff_jax.data.store import MODALITIES
 from avdiff_jax.data.store_report import Report
+from avdiff_jax.data.store_writer import Clip, pooled, write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.runtime.progress import Progress
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.importers.text_vectors import class_text
+from avdiff_jax.data.store_writer import Clip
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.npy_npz import NpzFiles, read_npy, strings

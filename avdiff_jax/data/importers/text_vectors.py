@@ -8,7 +8,7 @@ import numpy as np
 from avdiff_jax.data.class_text import match_text
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
-from avdiff_jax.io.drafts import draft
+from avdiff_jax.io.files import draft
 from avdiff_jax.io.npy_npz import NpzFiles, npy_header
 from avdiff_jax.io.safe_pickle import read_pickle
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.runtime.hosts import fetch
-from avdiff_jax.nn.pooling import mean_over_time, unit
+from avdiff_jax.nn.layers import mean_over_time, unit
 from avdiff_jax.nn.trunk import scaled
 
 
