@@ -159,7 +159,8 @@ def test_a_run_from_another_folder(tmp_path):
 
 STOPPED = """
 import os, runpy, sys
-from avdiff_jax.train import protocol, stop
+from avdiff_jax.runtime import stop
+from avdiff_jax.train import protocol
 
 def run(*_):
     raise end
