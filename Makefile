@@ -16,7 +16,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-ends lint venv
+.PHONY: help demo test test-all test-ends lint types venv
 
 help:
 	@echo "make demo      the whole protocol on a small made-up set, ends with the result table"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-all  these and the slow ones"
 	@echo "make test-ends the quick tests with the lowest and with the newest versions allowed"
 	@echo "make lint      ruff"
+	@echo "make types     pyright"
 	@echo "make venv      only the environment, in $(VENV)"
 
 # A run never writes over another, so each demo has a folder of its own.
@@ -47,6 +48,9 @@ test-ends:
 
 lint: $(STAMP)
 	@$(RUN) -m ruff check
+
+types: $(STAMP)
+	@$(RUN) -m pyright --pythonpath $(RUN)
 
 venv: $(STAMP)
 

@@ -28,6 +28,7 @@ FLOORS = [
     "inference",
     "train",
     "speed",
+    "__main__",
     "__init__",
 ]
 

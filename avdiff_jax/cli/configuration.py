@@ -9,19 +9,18 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from avdiff_jax.cli.home import HOME
 from avdiff_jax.errors import UserError
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def located(name: str) -> str:
-    """FILE.py:WORDS with a FILE.py that exists, here or in the checkout.
+    """FILE.py:WORDS with a FILE.py that exists, in this folder or beside `launch/`.
 
     Raises:
       UserError: there is none.
     """
     file, colon, words = name.partition(":")
-    path = Path(file) if Path(file).exists() else CHECKOUT / file
+    path = Path(file) if Path(file).exists() else HOME / file
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"--config={file} names no file that ends in .py: try "
                         "--config=configs/synthetic.py:5shot")
@@ -32,9 +31,13 @@ def located(name: str) -> str:
 def one_complaint(line: Sequence[str]):
     """Says in one sentence what is wrong with a command line that absl parses inside.
 
+    Meanwhile `from configs import common`, which every configuration says, finds our folder,
+    whatever else of that name is on the path.
+
     Raises:
       UserError: an unknown flag, word or field, or a value of the wrong type.
     """
+    sys.path.insert(0, str(HOME))
     try:
         yield
     except (AttributeError, KeyError) as error:  # an override of a field that is not there
@@ -44,6 +47,8 @@ def one_complaint(line: Sequence[str]):
         raise UserError(f"unknown field {word}: {advice}") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(re.sub(r"^\w*Error: ", "", str(error).splitlines()[-1])) from None
+    finally:
+        sys.path.remove(str(HOME))
 
 
 def resolve(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
