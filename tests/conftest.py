@@ -38,7 +38,7 @@ import pytest
 from absl import flags
 from jaxtyping import install_import_hook
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+from tests import ROOT
 
 jax.config.update("jax_num_cpu_devices", 8)
 # [3] + [4, 3] is more often a forgotten axis than a wish.
@@ -82,7 +82,36 @@ def key() -> jax.Array:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference material, beside the checkout or in it; skips where there is none."""
-    for folder in (CHECKOUT.parent / "shared", CHECKOUT / "shared"):
+    for folder in (ROOT.parent / "shared", ROOT / "shared"):
         if (folder / "paper_tables.json").is_file():
             return folder
-    pytest.skip(f"no reference material: neither ../shared nor shared in {CHECKOUT.name} exists")
+    pytest.skip(f"no reference material: neither ../shared nor shared in {ROOT.name} exists")
+
+
+@pytest.fixture(scope="module")
+def small_programs():
+    """For tests that compile much and compute little: programs are not optimised, and a run takes
+    one device, so that it shares them with the other tests."""
+    from avdiff_jax.runtime import devices
+    from tests import tiny
+
+    with tiny.quick_compilation(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "mesh", tiny.mesh)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """(workdir, results, final states, fields read) of a whole run, made once."""
+    from avdiff_jax.runtime import devices
+    from avdiff_jax.train import protocol
+    from tests import tiny
+
+    workdir, read = tmp_path_factory.mktemp("finished") / "run", set()
+    with tiny.quick_compilation(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "mesh", tiny.mesh)
+        # These two read every field, or fields of methods other than theirs.
+        patch.setattr(protocol, "check_values", lambda config: None)
+        patch.setattr(protocol, "check", lambda config: None)
+        results, states = tiny.finish(tiny.Recorded(tiny.config(), read), workdir)
+    return workdir, results, states, read

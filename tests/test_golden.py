@@ -5,7 +5,6 @@ means that AV-Diff no longer computes what the published AV-Diff computes.
 """
 
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +25,9 @@ from avdiff_jax.nn.trunk import Trunk, scaled
 from avdiff_jax.train.optimisers import TrainState, fresh_optimisers
 from avdiff_jax.train.step import update
 from configs import common
+from tests import ROOT
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = ROOT / "tests" / "golden"
 DEPTH, HEADS, STEPS = 3, 2, 10
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 
 from avdiff_jax import metrics
 from avdiff_jax.metrics import Point
+from tests import ROOT
 
-GOLDEN = Path(__file__).parent / "golden" / "evaluation.npz"
+GOLDEN = ROOT / "tests" / "golden" / "evaluation.npz"
 CASES = {
     "A": None,
     "B_ucf_size": None,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 PACKAGE = ROOT / "avdiff_jax"
 
 # The rooms and open files from the lowest floor up: a file imports from its own room and from those

@@ -28,6 +28,7 @@ from avdiff_jax.train.context import bench, initial_vars
 from avdiff_jax.train.stage import ready
 from avdiff_jax.train.substage import Phase, Services, run_substage
 from configs import synthetic as synthetic_config
+from tests import ROOT
 
 SHOTS, CLASSES, CLIPS = 2, 12, 14
 
@@ -89,7 +90,7 @@ def command(words, workdir, *more) -> list[str]:
     common = dict(choices.fields(synthetic_config.get_config(f"{SHOTS}shot")))
     changed = {k: v for k, v in choices.fields(config()) if v != common[k]}
     return [
-        sys.executable, str(pathlib.Path(__file__).parents[1] / "launch" / "main.py"),
+        sys.executable, str(ROOT / "launch" / "main.py"),
         f"--config=configs/synthetic.py:{SHOTS}shot,{words}", f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in changed.items()), *more,
     ]

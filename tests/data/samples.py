@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from avdiff_jax.data.splits.from_store import make_split
+from avdiff_jax.data.store import Sequences
 
 # --- files of features and text
 
@@ -167,3 +168,19 @@ def good_split(by="clip"):
 
 def ids(content):
     return {clip for clips in content.values() for clip in clips}
+
+
+# --- sequences without a file
+
+
+def sequences(n_audio, n_video, audio_type=np.uint8, video_type=np.float32):
+    """Sequences of clips of these lengths; every value tells its clip and token."""
+    parts = []
+    for lengths, seconds, kind in ((n_audio, 0.96, audio_type), (n_video, 0.64, video_type)):
+        values = [
+            [[(7 * i + t) % 250 + 1, (i + t) % 5] for t in range(n)]
+            for i, n in enumerate(lengths)
+        ]
+        flat = np.array([row for clip in values for row in clip], kind).reshape(-1, 2)
+        parts.append(Sequences(flat, np.cumsum([0, *lengths]), seconds))
+    return SimpleNamespace(audio=parts[0], video=parts[1])

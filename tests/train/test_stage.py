@@ -23,6 +23,8 @@ from avdiff_jax.train.stage import ready
 from avdiff_jax.train.substage import Outcome, Phase, fresh_record
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("small_programs")
+
 
 @pytest.fixture(scope="module")
 def vars():

@@ -21,6 +21,8 @@ from avdiff_jax.train.substage import (
 )
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("small_programs")
+
 
 @pytest.mark.parametrize(
     "scores, cuts",

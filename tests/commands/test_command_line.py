@@ -1,0 +1,111 @@
+"""What the commands of launch/ have in common: help, complaints, overrides, configurations."""
+
+import argparse
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from avdiff_jax.cli import configuration
+from avdiff_jax.cli.flags import Parser
+from avdiff_jax.errors import UserError
+from tests import ROOT
+
+LAUNCH = ROOT / "launch"
+COMMANDS = sorted(path.stem for path in LAUNCH.glob("*.py") if "parser() -> Parser" in
+                  path.read_text())
+
+
+def parser_of(name: str) -> Parser:
+    spec = importlib.util.spec_from_file_location(f"_{name}", LAUNCH / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.parser()
+
+
+def every(parser):
+    """The parser and those of its subcommands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+def test_all_commands_are_tried():
+    """But the two whose flags are absl's."""
+    assert {*COMMANDS, "main", "speed"} == {path.stem for path in LAUNCH.glob("*.py")}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_says_what_it_is(name):
+    for parser in every(parser_of(name)):
+        flags = [action for action in parser._actions if action.option_strings]
+        assert flags and all(action.help for action in flags)
+        shown = " ".join(parser.format_help().split())
+        for action in flags:
+            if isinstance(action.default, int | float) and not isinstance(action.default, bool):
+                assert f"{action.help}; default: {action.default}" in shown
+
+
+def commands_of_the_readme():
+    """(command, words) of each of its command lines."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    return re.findall(rf"^python launch/({'|'.join(COMMANDS)})\.py (.*?)(?: +#.*)?$", text, re.M)
+
+
+def test_the_readme_shows_each_command():
+    assert {name for name, _ in commands_of_the_readme()} == {*COMMANDS}
+
+
+@pytest.mark.parametrize("name, words", commands_of_the_readme())
+def test_commands_of_the_readme_are_understood(name, words):
+    parser_of(name).parse_with_overrides(shlex.split(words))
+
+
+def made() -> Parser:
+    p = Parser("A command.")
+    p.add_argument("--out", required=True, metavar="FILE", help="goes there")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="of all")
+    p.add_argument("--names", type=list, default=["a", "b"], metavar="N", help="some")
+    p.add_argument("--quiet", action="store_true", help="says nothing")
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--store", help="one")
+    source.add_argument("--npz", help="two")
+    return p
+
+
+def test_defaults_are_shown_where_there_are_some():
+    lines = [" ".join(line.split()) for line in made().format_help().splitlines()]
+    for line in ("--out FILE goes there", "--seed S of all; default: 0",
+                 "--names N some; default: a,b", "--quiet says nothing"):
+        assert line in lines
+
+
+@pytest.mark.parametrize("words, complaint", [
+    ([], "required: --out, --store or --npz (--help"),
+    (["--out=x"], "one of the arguments --store --npz is required"),
+    (["--npz=x"], "required: --out (--help"),
+    (["--out=x", "--npz=y", "--see=3"], "unrecognized arguments: --see=3"),
+])
+def test_complaints_name_all_that_is_missing(words, complaint):
+    with pytest.raises(UserError) as caught:
+        made().parse_args(words)
+    assert complaint in str(caught.value)
+
+
+def test_overrides_are_set_apart():
+    words = ["--config.data.store=my clips.h5", "--out=x", "--config.seed=3", "--npz=y"]
+    args, overrides = made().parse_with_overrides(words)
+    assert (args.out, overrides) == ("x", ["--config.data.store=my clips.h5", "--config.seed=3"])
+    with pytest.raises(UserError, match=r"--config.seed: write --config.field=value"):
+        made().parse_with_overrides(["--config.seed", "3"])
+
+
+def test_a_configuration_is_found_here_before_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configuration.located("configs/ucf.py:5shot") == f"{ROOT}/configs/ucf.py:5shot"
+    Path("configs").mkdir()
+    Path("configs/ucf.py").touch()
+    assert configuration.located("configs/ucf.py:5shot") == "configs/ucf.py:5shot"

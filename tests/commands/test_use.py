@@ -1,0 +1,338 @@
+"""The commands that use a finished run, as a user meets them."""
+
+import csv
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from jax import export
+
+from avdiff_jax.data import stream
+from avdiff_jax.data.store import open_store
+from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.inference import export as exporting
+from avdiff_jax.inference import model as models
+from tests import ROOT, tiny
+
+pytestmark = pytest.mark.usefixtures("small_programs")
+
+LAUNCH = ROOT / "launch"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(script, words) -> (exit code, stdout, stderr), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(script, *words):
+        spec = importlib.util.spec_from_file_location(script, LAUNCH / f"{script}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(module.devices, "configure", lambda **_: None)
+        code = 0
+        try:
+            module.main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    def call(complaint, script, *words):
+        before = {*tmp_path.rglob("*")}
+        code, _, err = run(script, *words)
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert code == 2 and len(lines) == 1 and complaint in lines[0], err
+        assert {*tmp_path.rglob("*")} == before
+
+    return call
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+# --- evaluate
+
+
+def test_evaluate_gives_what_the_run_measured(run, finished, tmp_path):
+    workdir, results, *_ = finished
+    code, out, err = run("evaluate", "--model", workdir, "--out", "e")
+    assert code == 0, err
+    again = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert again["test"] == json.loads((workdir / "results.json").read_text())["test"]
+    assert f"{results['test']['mean']['HM']:.2f}" in out
+    for draw in range(3):
+        with np.load(workdir / f"scores-draw{draw}.npz") as a, np.load(
+                tmp_path / "e" / f"scores-draw{draw}.npz") as b:
+            tiny.same(dict(a), dict(b))
+    for path in (tmp_path / "e").rglob("*.csv"):
+        assert path.read_text() == (workdir / path.name).read_text(), path.name
+    ours = {p.name for p in (tmp_path / "e" / "plots").iterdir()}
+    theirs = {p.name for p in (workdir / "plots").iterdir() if "features" not in p.name}
+    assert ours == theirs and "reliability-draw2.png" in ours
+
+
+def test_tables(finished):
+    """By hand, from the scores."""
+    workdir, results, *_ = finished
+    gamma = results["chosen"]["gamma"]["value"]
+    with np.load(workdir / "scores-draw0.npz") as file:
+        scores, labels, is_base = file["scores"], file["labels"], file["is_base"]
+        names = file["classes"].tolist()
+    predicted = (scores - gamma * is_base[None]).argmax(1)
+    head, *rows = read(workdir / "classes-draw0.csv")
+    assert head == ["class", "kind", "clips", "accuracy", "taken_for", "times"]
+    for label, (name, kind, clips, accuracy, taken_for, times) in enumerate(rows):
+        mine = predicted[labels == label]
+        assert name == names[label] and kind == ("base" if is_base[label] else "novel")
+        assert int(clips) == len(mine)
+        np.testing.assert_allclose(float(accuracy), 100 * np.mean(mine == label), rtol=1e-5)
+        wrong = mine[mine != label]
+        assert int(times) == (np.sum(wrong == names.index(taken_for)) if wrong.size else 0)
+        assert not wrong.size or int(times) == np.bincount(wrong).max()
+    trust = np.array(read(workdir / "reliability-draw0.csv")[1:], float)
+    assert trust[:, 2].sum() == len(labels)
+    np.testing.assert_allclose(
+        trust[:, 1] @ trust[:, 2] / len(labels), 100 * np.mean(predicted == labels), rtol=1e-4)
+    curve = np.array(read(workdir / "curve-draw0.csv")[1:], float)
+    assert (np.diff(curve[:, 0]) > 0).all() and (np.diff(curve[:, 1]) <= 0).all()
+    confusion = np.array([row[1:] for row in read(workdir / "confusion.csv")[1:]], int)
+    assert confusion.sum() == sum(
+        len(np.load(workdir / f"scores-draw{d}.npz")["labels"]) for d in range(3))
+
+
+def test_evaluate_on_another_store(run, refused, finished, tmp_path):
+    """All clips that were not trained on, in whatever order the store has clips and classes."""
+    workdir = finished[0]
+    store = open_store(tiny.world()[0])
+    rng = np.random.default_rng(0)
+    other = tiny.rewritten(
+        store, tmp_path / "other.h5", rng.permutation(len(store)),
+        rng.permutation(len(store.class_names)),
+    )
+    code, out, err = run("evaluate", "--model", models.model_file(workdir, 1), "--store",
+                         "other.h5", "--out", "e")
+    assert code == 0, err
+    with np.load(workdir / "scores-draw1.npz") as a, np.load(tmp_path / "e/scores-draw0.npz") as b:
+        ours = dict(zip(b["clips"].tolist(), b["scores"], strict=True))
+        assert {*ours} == {*other.clip_ids} - {*models.load(workdir, 1).examples.clips}
+        theirs = dict(zip(a["clips"].tolist(), a["scores"], strict=True))
+        assert {*theirs} <= {*ours}
+        for clip, scores in theirs.items():
+            np.testing.assert_allclose(ours[clip], scores, atol=1e-6)
+    code, out, _ = run("evaluate", "--model", workdir, "--draw", 1, "--gamma", 0.25, "--store",
+                       tiny.world()[0], "--split", tiny.world()[1], "--out", "f")
+    assert code == 0 and "| 0.25 |" in out and out.count("| draw ") == 1
+    model = models.model_file(workdir, 0)
+    refused("name the test clips with --store too", "evaluate", "--model", model, "--out", "g")
+    refused("does not exist: name the workdir of a run that has finished", "evaluate", "--model",
+            tmp_path, "--out", "g")
+    loaded = models.load(model)
+    novel = [n for n, k in zip(loaded.info.classes, loaded.kinds, strict=True) if k == "novel"]
+    keep = np.array([i for i, name in enumerate(store.class_names) if name not in novel])
+    order = np.flatnonzero(np.isin(store.labels, keep))
+    tiny.rewritten(store, tmp_path / "base.h5", order, keep)
+    refused("and 0 of novel classes", "evaluate", "--model", model, "--store", "base.h5",
+            "--out", "g")
+
+
+# --- predict
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """The tiny store's clips as a store, as an npz and as a manifest of .npy files."""
+    store = open_store(tiny.world()[0])
+    arrays = {"ids": store.clip_ids}
+    for name in ("audio", "video"):
+        part = getattr(store, name)
+        arrays |= {f"{name}_flat": np.asarray(part.values), f"{name}_offsets": part.offsets}
+    np.savez(tmp_path / "clips.npz", **arrays)
+    lines = ["clip_id,video,remark,audio"]
+    for i, clip in enumerate(stream.of_store(store)):
+        for name in ("audio", "video"):
+            np.save(tmp_path / f"{i}-{name}.npy", getattr(clip, name))
+        lines.append(f"{clip.clip_id},{i}-video.npy,,{i}-audio.npy")
+    (tmp_path / "clips.csv").write_text("\n".join(lines) + "\n")
+    return {
+        "store": ["--store", tiny.world()[0]], "manifest": ["--manifest", "clips.csv"],
+        "npz": ["--npz", "clips.npz", "--audio-key", "audio", "--video-key", "video",
+                "--id-key", "ids"],
+    }
+
+
+def test_predict_from_every_source(run, finished, sources, tmp_path):
+    workdir = finished[0]
+    for name, words in sources.items():
+        out_words = ["--top", 3, "--out", f"{name}.csv"]
+        code, out, err = run("predict", "--model", workdir, *words, *out_words)
+        assert code == 0, err
+        assert "168 clips in" in out and "clips per second on 8 x cpu" in out
+    head, *rows = read(tmp_path / "store.csv")
+    assert head == ["clip_id", "kind", "class1", "probability1", "class2", "probability2",
+                    "class3", "probability3"]
+    assert rows == read(tmp_path / "npz.csv")[1:] == read(tmp_path / "manifest.csv")[1:]
+    model, store = models.load(workdir), open_store(tiny.world()[0])
+    assert [row[0] for row in rows] == store.clip_ids.tolist()
+    clips = list(stream.of_store(store))
+    names, p = model.predict([c.audio for c in clips], [c.video for c in clips], 3)
+    assert [row[2::2] for row in rows] == names.tolist()
+    np.testing.assert_allclose(np.array([row[3::2] for row in rows], float), p, atol=6e-5)
+    kinds = dict(zip(model.info.classes, model.kinds, strict=True))
+    assert all(row[1] == kinds[row[2]] for row in rows)
+
+
+def test_predict_leaves_nothing_half_written(refused, finished, sources, tmp_path):
+    workdir = finished[0]
+    (tmp_path / "7-audio.npy").unlink()
+    words = ["predict", "--model", workdir, "--out", "out.csv"]
+    refused("7-audio.npy cannot be read", *words, "--manifest", "clips.csv")
+    np.save(tmp_path / "7-audio.npy", np.full((3, 8), np.inf))
+    refused("NaN or infinite audio", *words, "--manifest", "clips.csv")
+    (tmp_path / "bad.csv").write_text("clip,audio\n")
+    refused("has the header 'clip,audio'", *words, "--manifest", "bad.csv")
+    (tmp_path / "bad.csv").write_text("clip_id,audio,video\na,b\n")
+    refused("row 2, has 2 cells", *words, "--manifest", "bad.csv")
+    refused("--top=13 must lie in 1..12", *words, "--store", tiny.world()[0], "--top", 13)
+    refused("mean nothing without --npz", *words, "--store", tiny.world()[0], "--id-key", "x")
+    refused("has no array 'x_offsets'", *words, "--npz", "clips.npz", "--audio-key", "x")
+    refused("needs features", *words, "--npz", "clips.npz")
+    refused("one of the arguments --store --npz --manifest is required", *words)
+    refused("unrecognized arguments: --tops=3", *words, "--store", "s", "--tops=3")
+
+
+def test_predict_streams(finished, monkeypatch):
+    """Clips are asked for piece by piece: of an endless stream, a few pieces ahead."""
+    model = models.load(finished[0])
+    monkeypatch.setattr(stream, "PIECE_BATCHES", 1)
+    asked = []
+
+    def endless():
+        clip = next(stream.of_store(open_store(tiny.world()[0])))
+        while True:
+            asked.append(1)
+            yield clip
+
+    found = model.scored(endless())
+    for _ in range(4):
+        next(found)
+    batch = model.info.config.eval.batch
+    assert 4 * batch <= len(asked) <= 6 * batch
+
+
+# --- add_class
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """The tiny store with two of its novel classes under other names, and a split of it."""
+    store, split = open_store(tiny.world()[0]), json.loads(tiny.world()[1].read_text())
+    new = {name: f"new {name}" for name in split["classes"]["novel2"][:2]}
+    clips = [
+        Clip(clip.clip_id, new.get(name, name), None, clip.audio, clip.video)
+        for clip, name in zip(
+            stream.of_store(store), np.array(store.class_names)[store.labels], strict=True)
+    ]
+    write_store(
+        tmp_path / "mixed.h5", name="mixed", clips=clips, provenance={},
+        class_names=[new.get(name, name) for name in store.class_names],
+        class_text=store.class_text, audio_seconds=store.audio.seconds,
+        video_seconds=store.video.seconds,
+    )
+    text = tiny.world()[1].read_text()
+    for name, other in new.items():
+        text = text.replace(json.dumps(name), json.dumps(other))
+    (tmp_path / "mixed.json").write_text(text)
+    return [*new.values()]
+
+
+def test_add_class(run, refused, finished, mixed, tmp_path):
+    workdir = finished[0]
+    words = ["add_class", "--model", workdir, "--store", "mixed.h5", "--out", "b.npz"]
+    refused("means nothing with --split", *words, "--split", "mixed.json", "--shots", 3)
+    refused("'nobody', but mixed.h5 has no clip of it", *words, "--classes", f"{mixed[0]},nobody")
+    refused("shots is 0 but", *words, "--shots", 0)
+    refused("knows all 12 classes", "add_class", "--model", workdir, "--store", tiny.world()[0],
+            "--out", "b.npz")
+    refused("is none of the novel classes of", *words, "--split", tiny.world()[1])
+    refused("does not end in .npz", *words[:-1], "b")
+
+    code, out, err = run(*words, "--split", "mixed.json", "--draw", 1)
+    assert code == 0, err
+    assert "2 classes added to 12 from 4 clips in" in out
+    split = json.loads((tmp_path / "mixed.json").read_text())
+    model = models.load("b.npz")
+    assert model.info.classes[12:] == tuple(mixed) and model.kinds[12:] == ("added",) * 2
+    shots = {c for name in mixed for c in split["sets"]["train2_novel"][1][name]}
+    assert {*model.examples.clips} - {*models.load(workdir, 1).examples.clips} <= shots
+    tested = sum(map(len, split["sets"]["test_base"].values()))
+    held_out = sum(len(split["sets"]["test_novel"][1][name]) for name in mixed)
+    lines = {line[:40].strip(): line[40:].split() for line in out.splitlines()[2:]}
+    assert lines["B: base classes, against all"][0] == str(tested)
+    assert lines["new classes, against all"][0] == str(held_out)
+
+    code, out, err = run(*words, "--classes", mixed[1], "--shots", 3, "--seed", 4, "--no-text")
+    assert code == 0 and "1 classes added to 12 from 3 clips" in out, err
+    assert f"new classes, against all{'':16s}     11" in out  # 14 - 3
+    code, out, err = run("predict", "--model", "b.npz", "--store", "mixed.h5", "--out", "c.csv")
+    assert code == 0 and {row[1] for row in read("c.csv")[1:]} <= {"base", "novel", "added"}
+    code, out, err = run("evaluate", "--model", "b.npz", "--store", "mixed.h5", "--out", "e")
+    assert code == 2 and f"does not know {mixed[0]!r}" in err
+
+
+# --- export
+
+
+def test_exported_function(run, refused, finished, tmp_path):
+    """Any number of clips, whatever is in the padding, the same scores."""
+    pytest.importorskip("flatbuffers", reason="jax.export writes files by it")
+    workdir = finished[0]
+    code, out, err = run("export", "--model", workdir, "--draw", 2, "--audio-tokens", 9, "--out",
+                         "f.stablehlo")
+    assert code == 0, err
+    assert "of up to 9 audio and 9 video tokens, any number of clips, on cpu and cuda" in out
+    function = export.deserialize(bytearray((tmp_path / "f.stablehlo").read_bytes()))
+    assert function.platforms == ("cpu", "cuda")
+    model, clips = models.load(workdir, 2), list(stream.of_store(open_store(tiny.world()[0])))
+    rng = np.random.default_rng(0)
+    for some in (clips[:1], clips[40:47]):
+        arrays, counts = [], []
+        for name, most in (("audio", 9), ("video", 9)):
+            rows = [np.asarray(getattr(clip, name), np.float32)[:most] for clip in some]
+            padded = rng.random((len(some), most, rows[0].shape[1]), np.float32)
+            for place, row in zip(padded, rows, strict=True):
+                place[: len(row)] = row
+            arrays.append(padded)
+            counts.append(np.array([len(row) for row in rows], np.int32))
+        scores = function.call(*arrays, *counts)
+        cut = [[row[:n] for row, n in zip(*pair, strict=True)] for pair in zip(
+            arrays, counts, strict=True)]
+        np.testing.assert_allclose(scores, model.scores(*cut), atol=1e-6)
+    refused("tokens mean nothing for parameters", "export", "--model", workdir, "--out", "p.npz",
+            "--audio-tokens", 3)
+
+
+def test_without_flatbuffers(refused, finished, monkeypatch):
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(exporting, "scoring_function", lambda *args: None)
+    refused("f.stablehlo needs flatbuffers, which is not installed: pip install flatbuffers",
+            "export", "--model", finished[0], "--out", "f.stablehlo")
+
+
+def test_exported_parameters(run, refused, finished, mixed, tmp_path):
+    workdir = finished[0]
+    code, out, err = run("export", "--model", workdir, "--out", "p.npz")
+    assert code == 0 and "12 classes" in out, err
+    small, model = models.load("p.npz"), models.load(workdir)
+    tiny.same(small.vars, model.vars)
+    assert small.examples is None
+    assert (tmp_path / "p.npz").stat().st_size < models.model_file(workdir, 0).stat().st_size
+    refused("holds parameters alone", "add_class", "--model", "p.npz", "--store", "mixed.h5",
+            "--out", "b.npz")

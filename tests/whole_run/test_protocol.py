@@ -1,0 +1,229 @@
+"""The whole protocol on the tiny world: parts, refusals, controls, what reads what."""
+
+import json
+
+import numpy as np
+import pytest
+
+from avdiff_jax.cli import choices
+from avdiff_jax.data import of_config
+from avdiff_jax.data.splits import stages
+from avdiff_jax.errors import UserError
+from avdiff_jax.train import protocol
+from configs import common
+from configs import synthetic as synthetic_config
+from tests import ROOT, tiny
+from tests.tiny import Recorded
+
+pytestmark = pytest.mark.usefixtures("small_programs")
+
+
+def test_results(finished):
+    workdir, results, states, _ = finished
+    assert json.loads((workdir / "results.json").read_text())["test"] == results["test"]
+    draws = results["test"]["draws"]
+    assert len(draws) == len(states) == 3
+    for name in ("B", "N", "FSL"):
+        np.testing.assert_allclose(
+            results["test"]["mean"][name], np.mean([d[name] for d in draws]))
+    assert {d["gamma"] for d in draws} == {results["chosen"]["gamma"]["value"]}
+    assert all("Val of stage 1" in c["on"] for c in results["chosen"].values())
+    assert results["config"]["train"]["batch"] == 8
+    assert len(results["generator"]) == 3
+    for quality in results["generator"]:
+        assert {"norm_real", "norm_synthetic", "recognised", "chance", "noise_loss_novel"} <= {
+            *quality}
+    names = {path.name for path in (workdir / "plots").iterdir()}
+    assert names >= {"confusion.png", *(f"{k}-draw{d}.png" for k in ("curve", "features")
+                                        for d in range(3))}
+
+
+def test_draws_differ(finished):
+    _, _, states, _ = finished
+    for a, b in ((0, 1), (1, 2)):
+        assert tiny.differ(states[a].vars.params["cls"], states[b].vars.params["cls"])
+        tiny.same(states[a].vars.params["fusion"], states[b].vars.params["fusion"])
+
+
+def test_scores_on_disk_give_the_numbers(finished):
+    """B recomputed by hand from the scores, the labels and gamma."""
+    workdir, results, *_ = finished
+    for draw, told in enumerate(results["test"]["draws"]):
+        with np.load(workdir / f"scores-draw{draw}.npz") as file:
+            scores, labels, is_base = file["scores"], file["labels"], file["is_base"]
+            assert len({*file["clips"]}) == len(labels)
+        predicted = (scores - told["gamma"] * is_base[None]).argmax(1)
+        right = [np.mean(predicted[labels == c] == c) for c in np.flatnonzero(is_base)]
+        np.testing.assert_allclose(told["B"], 100 * np.mean(right))
+
+
+def test_lines_never_fall_and_the_test_comes_last(finished):
+    lines = tiny.lines(finished[0])
+    at = [line["at"] for line in lines]
+    assert at == sorted(at)
+    test = [i for i, line in enumerate(lines) if any(k.startswith("draw") and "/" in k
+                                                     for k in line)]
+    assert len(test) == 3 and min(test) > max(i for i, line in enumerate(lines) if "epoch" in line)
+
+
+def test_parts_equal_the_whole(finished, tmp_path):
+    workdir, results, states, _ = finished
+    c = tiny.config()
+    assert protocol.run(c, tmp_path / "w", "stage1") is None
+    assert not (tmp_path / "w" / "results.json").exists()
+    _, again = tiny.finish(c, tmp_path / "w", "stage2")
+    tiny.same(again, states)
+    assert tiny.outcome(tmp_path / "w") == tiny.outcome(workdir)
+    assert tiny.lines(tmp_path / "w") == tiny.lines(workdir)
+    (tmp_path / "w" / "results.json").unlink()
+    found, again = tiny.finish(c, tmp_path / "w", "evaluate")
+    tiny.same(again, states)
+    assert found["test"] == results["test"]
+    assert tiny.lines(tmp_path / "w") == tiny.lines(workdir)
+
+
+def test_labels_of_the_test_set_are_read_by_evaluation_alone(finished, tmp_path, monkeypatch):
+    """Permuted, they change the results and nothing that comes before."""
+    workdir, results, states, _ = finished
+    stage = stages.stage
+
+    def permuted(split, store, number):
+        made = stage(split, store, number)
+        if number == 1:
+            return made
+        return made._replace(
+            eval_base=made.eval_base._replace(labels=made.eval_base.labels[::-1].copy()),
+            eval_novel=tuple(m._replace(labels=np.roll(m.labels, 5)) for m in made.eval_novel),
+        )
+
+    monkeypatch.setattr(stages, "stage", permuted)
+    found, again = tiny.finish(tiny.config(), tmp_path / "w")
+    tiny.same(again, states)
+    ours, theirs = (
+        json.loads((w / "stage1.json").read_text()) for w in (tmp_path / "w", workdir)
+    )
+    for part in (ours, theirs):
+        for number in (1, 2):
+            part[f"substage{number}"].pop("seconds")
+    assert ours == theirs
+    epochs = [[x for x in tiny.lines(w) if "epoch" in x] for w in (tmp_path / "w", workdir)]
+    assert epochs[0] == epochs[1]
+    assert found["test"]["draws"] != results["test"]["draws"]
+
+
+def test_every_field_is_read(finished, tmp_path, monkeypatch):
+    """By the run above; the rest by cached features, the made-up set and the command."""
+    read = set(finished[3])
+    own = Recorded(synthetic_config.get_config(), read)
+    monkeypatch.setattr(of_config.synthetic, "synthesize", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        of_config.open_data(own, tmp_path)
+    main = (ROOT / "launch" / "main.py").read_text()
+    assert "config.device.deterministic" in main and "config.device.precision" in main
+    every = {name for name, _ in choices.fields(common.base())}
+    assert every - read == {"device.deterministic", "device.precision", "train.crops"}
+
+
+def test_a_run_is_not_overwritten(finished):
+    workdir = finished[0]
+    before = tiny.lines(workdir)
+    with pytest.raises(UserError, match=r"already holds a run: add --resume .* --workdir"):
+        protocol.run(tiny.config(), workdir)
+    with pytest.raises(UserError) as caught:
+        protocol.run(tiny.config(train__batch=4), workdir, resume=True)
+    assert "was begun with train.batch=8, now it is 4" in str(caught.value)
+    assert tiny.lines(workdir) == before
+
+
+@pytest.mark.parametrize("what", ["all", "stage2", "evaluate"])
+def test_nothing_to_go_on_with(what, tmp_path):
+    with pytest.raises(UserError, match="holds no run to go on with: begin one without --resume"):
+        protocol.run(tiny.config("method=ncm"), tmp_path / "deep" / "w", what, True)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_parts_out_of_order(tmp_path):
+    c = tiny.config("method=ncm")
+    protocol.run(c, tmp_path / "w", "stage1")
+    with pytest.raises(UserError, match=r"no finished training: run stage 2 first"):
+        protocol.run(c, tmp_path / "w", "evaluate")
+    (tmp_path / "w" / "stage1.json").unlink()
+    with pytest.raises(UserError, match="run stage 1 first"):
+        protocol.run(c, tmp_path / "w", "stage2")
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"data__store": "none.h5"}, "none.h5 does not exist: make it with"),
+        ({"data__split": "none.json"}, "none.json does not exist: make it with"),
+        ({"shots": 5}, "holds 2 shots but the configuration asks for 5"),
+        ({"train__batch": 7, "devices": 2}, "train.batch=7 does not divide by the 2 devices"),
+        ({"eval__batch": 5, "devices": 2}, "eval.batch=5 does not divide by the 2 devices"),
+        ({"method": "ncn"}, "unknown method=ncn; known: avdiff"),
+        ({"model__attention": "half"}, "--config.model.attention=half must be one of full"),
+        ({"generator": "none", "method": "ncm"}, "means nothing to method=ncm"),
+    ],
+)
+def test_refusals_write_nothing(changes, complaint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    count = changes.pop("devices", 1) if "devices" in changes else 1
+    monkeypatch.setattr(protocol.devices, "mesh", lambda: tiny.mesh(count))
+    with pytest.raises(UserError) as caught:
+        protocol.run(tiny.config(**changes), tmp_path / "runs" / "w")
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_split_of_another_store_writes_nothing(tmp_path):
+    text = tiny.world()[1].read_text().replace("c003_07", "c003_99")
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(UserError, match="lacks"):
+        protocol.run(tiny.config(data__split=str(tmp_path / "other.json")), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_too_many_shots_of_the_made_up_set_write_nothing(tmp_path):
+    c = synthetic_config.get_config("500shot")
+    with c.unlocked():
+        s = c.data.synthetic
+        s.classes, s.clips_per_class, s.audio_dim, s.video_dim, s.text_dim = 8, 10, 6, 6, 14
+    with pytest.raises(UserError, match="500"):
+        protocol.run(c, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="500"):
+        protocol.run(c, tmp_path / "kept")
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["notes.txt"]
+
+
+def test_a_workdir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(UserError, match="cannot write to --workdir"):
+        protocol.run(tiny.config("method=ncm"), tmp_path / "file")
+    with pytest.raises(UserError, match="cannot write to --workdir"):
+        protocol.run(tiny.config("method=ncm"), tmp_path / "file" / "w")
+    assert (tmp_path / "file").read_text() == "here"
+
+
+def test_ncm_and_shuffled_labels(tmp_path):
+    """A method without training runs the same protocol; shuffled labels teach it nothing."""
+    true = protocol.run(tiny.config("method=ncm"), tmp_path / "true")["test"]
+    c = tiny.config("method=ncm", data__shuffle_labels=True)
+    control = protocol.run(c, tmp_path / "control")["test"]
+    assert true["mean"]["FSL"] > 60 and true["mean_of_hm"] > 2 * control["mean_of_hm"]
+    again = protocol.run(tiny.config("method=ncm"), tmp_path / "true", "evaluate")["test"]
+    assert again == true
+
+
+def test_shuffled_labels_touch_training_only():
+    c = tiny.config(data__shuffle_labels=True)
+    store, split = of_config.open_data(c, None)
+    for number in (1, 2):
+        true = stages.stage(split, store, number)
+        control = protocol._stage(c, split, store, number)
+        assert tiny.differ(true.base.labels, control.base.labels)
+        tiny.same(np.sort(true.base.labels), np.sort(control.base.labels))
+        tiny.same(true.base.clips, control.base.clips)
+        tiny.same((true.eval_base, true.eval_novel), (control.eval_base, control.eval_novel))
