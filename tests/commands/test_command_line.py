@@ -2,8 +2,6 @@
 
 import argparse
 import importlib.util
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -47,21 +45,6 @@ def test_every_flag_says_what_it_is(name):
         for action in flags:
             if isinstance(action.default, int | float) and not isinstance(action.default, bool):
                 assert f"{action.help}; default: {action.default}" in shown
-
-
-def commands_of_the_readme():
-    """(command, words) of each of its command lines."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    return re.findall(rf"^python launch/({'|'.join(COMMANDS)})\.py (.*?)(?: +#.*)?$", text, re.M)
-
-
-def test_the_readme_shows_each_command():
-    assert {name for name, _ in commands_of_the_readme()} == {*COMMANDS}
-
-
-@pytest.mark.parametrize("name, words", commands_of_the_readme())
-def test_commands_of_the_readme_are_understood(name, words):
-    parser_of(name).parse_with_overrides(shlex.split(words))
 
 
 def made() -> Parser:
