@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from avdiff_jax.losses import squared_error
-from avdiff_jax.nn.layers import Linear, dropout
+from avdiff_jax.nn.layers import Linear, dropout, product
 
 SLOPE = 0.01
 
@@ -121,12 +121,13 @@ class NoisePredictor(nn.Module):
         p = self.first.variables["params"]
         split = [self.width, self.width + 1]
         w_x, w_t, w_w = jnp.split(p["kernel"], split, axis=0)
-        return w_x, w_t, nn.leaky_relu(w, SLOPE) @ w_w + p["bias"][None]
+        return w_x, w_t, product("bi,io->bo", nn.leaky_relu(w, SLOPE), w_w) + p["bias"][None]
 
     def step(self, x, t, prepared, key=None):
         """As `__call__` at one scalar t for the whole batch, on `prepared` terms."""
         w_x, w_t, constant = prepared
-        return self._rest(nn.leaky_relu(x, SLOPE) @ w_x + t * w_t + constant, key)
+        of_x = product("bi,io->bo", nn.leaky_relu(x, SLOPE), w_x)
+        return self._rest(of_x + t * w_t + constant, key)
 
     def _rest(self, hidden, key):
         hidden = nn.leaky_relu(hidden, SLOPE)

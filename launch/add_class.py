@@ -101,7 +101,7 @@ def main(argv=None):
         if not args.out.endswith(".npz"):
             raise UserError(f"--out {args.out} does not end in .npz: change it")
         model, store = models.load(args.model, args.draw), open_store(args.store)
-        devices.configure(precision=model.info.config.device.precision)
+        devices.configure()
         learnt, held_out = chosen(args, model, store)
         text = None if args.no_text else dict(zip(store.class_names, store.class_text, strict=True))
         started = time.monotonic()

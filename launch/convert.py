@@ -74,7 +74,7 @@ def main(argv=None):
     with one_sentence():
         args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
         config = of_the_paper(args.config, overrides)
-        devices.configure(precision=config.device.precision)
+        devices.configure()
         state = pytorch_weights.read_checkpoint(args.checkpoint)
         store, split = open_store(args.store), split_file.load(args.split)
         feed = Feed(store, devices.mesh(), "host")

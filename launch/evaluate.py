@@ -70,7 +70,7 @@ def main(argv=None):
         args = parser().parse_args(argv)
         found = models(args)
         config = next(iter(found.values())).info.config
-        devices.configure(precision=config.device.precision)
+        devices.configure()
         store, split = data(args, config)
         outcome = report.evaluate(found, store, split, pathlib.Path(args.out))
         print(f"{results_json.table(outcome)}\nwritten to {args.out}")

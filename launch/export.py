@@ -40,7 +40,7 @@ def main(argv=None):
     with one_sentence():
         args = parser().parse_args(argv)
         model = models.load(args.model, args.draw)
-        devices.configure(precision=model.info.config.device.precision)
+        devices.configure()
         out = pathlib.Path(args.out)
         if out.suffix == ".npz":
             if args.audio_tokens or args.video_tokens:

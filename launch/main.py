@@ -35,7 +35,7 @@ def main(_):
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
     config = _CONFIG.value
     check_values(config)
-    devices.configure(config.device.deterministic, config.device.precision)
+    devices.configure(config.device.deterministic)
     if _PROCESSES.value > 1 or _COORDINATOR.value:
         hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     path, _, words = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")

@@ -64,7 +64,7 @@ def main(argv=None):
     with one_sentence():
         args = parser().parse_args(argv)
         model = models.load(args.model, args.draw)
-        devices.configure(precision=model.info.config.device.precision)
+        devices.configure()
         if not 1 <= args.top <= len(model.info.classes):
             raise UserError(f"--top={args.top} must lie in 1..{len(model.info.classes)}, the "
                             "number of classes")

@@ -49,6 +49,7 @@ from avdiff_jax.io.files import draft
 from avdiff_jax.io.text_files import text_of
 from avdiff_jax.methods import method
 from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.speed import flops
 from avdiff_jax.train.context import bench, initial_vars
 from avdiff_jax.train.stage import ready
@@ -94,7 +95,7 @@ def timed(run) -> float:
 @functools.cache
 def large_product(size: int):
     """A function without arguments that multiplies two [size, size] matrices; compiled."""
-    a, product = jnp.ones((size, size)), jax.jit(jnp.matmul)
+    a, product = jnp.ones((size, size)), compile_function(jnp.matmul, "float32")
     timed(lambda: product(a, a))
     return lambda: product(a, a)
 
@@ -424,7 +425,7 @@ def main(_):
     """Measures, prints, writes."""
     config = _CONFIG.value
     check_values(config)
-    devices.configure(config.device.deterministic, config.device.precision)
+    devices.configure(config.device.deterministic)
     old = earlier(pathlib.Path(_COMPARE.value)) if _COMPARE.value else None
     target = _JSON.value and pathlib.Path(_JSON.value)
     if target and not target.parent.is_dir():  # said now, not after minutes

@@ -160,3 +160,10 @@ def test_back_edges_are_seen(file, source, complaint, tmp_path, monkeypatch):
     found = back_edges(tmp_path / "avdiff_jax" / file, source)
     assert bool(found) == bool(complaint)
     assert complaint in " ".join(found)
+
+
+@pytest.mark.parametrize("path", [*FILES, *LAUNCH], ids=lambda path: path.stem)
+def test_everything_is_compiled_in_one_place(path):
+    """Where XLA's options and the precision of products are given."""
+    compiles = re.search(r"\bjax\.(jit|pmap)\b|from jax import .*\bjit\b", path.read_text())
+    assert not compiles or path == PACKAGE / "runtime" / "compiling.py"

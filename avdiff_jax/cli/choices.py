@@ -6,7 +6,7 @@ import math
 from avdiff_jax import diffusion
 from avdiff_jax.errors import UserError
 from avdiff_jax.nn import masks
-from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.compiling import PRECISIONS
 
 VALUES = {
     "generator": ("diffusion", "none", "gaussian"),
@@ -20,7 +20,7 @@ VALUES = {
     "diffusion.condition": ("text", "prototype"),
     "train.frozen_mode": ("train", "eval"),
     "eval.calibration": ("grid", "exact"),
-    "device.precision": tuple(devices.PRECISIONS),
+    "device.precision": tuple(PRECISIONS),
 }
 NOT_POSITIVE = (
     "seed", "model.switch", "diffusion.few_steps", "train.patience", "train.weight_decay",

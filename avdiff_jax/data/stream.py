@@ -25,6 +25,7 @@ from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.npy_npz import read_npy
+from avdiff_jax.runtime.compiling import compile_function
 
 PIECE_BATCHES = 16  # clips of a piece: enough that those of one batch are of similar length
 
@@ -191,7 +192,8 @@ def rung(count: int) -> int:
     return power * 3 // 4 if power >= 4 and power * 3 // 4 >= count else power
 
 
-_framed = jax.jit(framed, static_argnames="seconds")
+# Nothing is multiplied here, so any precision is right.
+_framed = compile_function(framed, "float32", static_argnames="seconds")
 
 
 def batches(

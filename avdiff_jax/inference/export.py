@@ -11,6 +11,7 @@ from avdiff_jax.data.feed import Batch
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import Trained
 from avdiff_jax.io.files import draft
+from avdiff_jax.runtime.compiling import compile_function
 
 PLATFORMS = ("cpu", "cuda")
 
@@ -40,13 +41,14 @@ def scoring_function(model: Trained, audio_tokens: int, video_tokens: int) -> ex
             }
         like = jnp.zeros_like(audio_length)
         batch = Batch(**parts, label=like, weight=jnp.ones_like(like, jnp.float32))
-        return model.score(model.vars, batch)
+        return model.scores_of(model.vars, batch)
 
     (b,) = export.symbolic_shape("b")
     audio = jax.ShapeDtypeStruct((b, audio_tokens, len(model.info.audio_shift)), jnp.float32)
     video = jax.ShapeDtypeStruct((b, video_tokens, model.info.video_dim), jnp.float32)
     count = jax.ShapeDtypeStruct((b,), jnp.int32)
-    return export.export(jax.jit(score), platforms=PLATFORMS)(audio, video, count, count)
+    compiled = compile_function(score, model.info.config.device.precision)
+    return export.export(compiled, platforms=PLATFORMS)(audio, video, count, count)
 
 
 def write(function: export.Exported, path: pathlib.Path) -> None:

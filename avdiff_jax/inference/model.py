@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -33,6 +33,7 @@ from avdiff_jax.io.files import draft, plain
 from avdiff_jax.io.npy_npz import NpzFiles
 from avdiff_jax.methods import METHODS
 from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.runtime.compiling import compile_function
 
 SCHEMA, VERSION = "avdiff_jax.model", 1
 BASE, NOVEL, ADDED = KINDS = ("base", "novel", "added")
@@ -123,7 +124,7 @@ class Trained:
         Raises:
           UserError: as `scores`, and where a score is not finite.
         """
-        for ids, scores in self._mapped(clips, self.score, self.limits):
+        for ids, scores in self._mapped(clips, self._compiled_scores, self.limits):
             bad = ~np.isfinite(scores).all(1)
             if bad.any():
                 raise UserError(
@@ -134,7 +135,7 @@ class Trained:
 
     def features(self, clips: Iterable[stream.Features]) -> np.ndarray:
         """`Method.features` [n, ...] of clips, cut as in training."""
-        parts = self._mapped(clips, self._features, Limits(*self.lengths))
+        parts = self._mapped(clips, self._compiled_features, Limits(*self.lengths))
         return np.concatenate([features for _, features in parts])
 
     def pieces(self, clips: Iterable[stream.Features]) -> Iterator[stream.Piece]:
@@ -155,21 +156,22 @@ class Trained:
         if waiting:
             yield _fetched(*waiting)
 
-    @functools.cached_property
-    def _features(self):
-        @jax.jit
-        def features(vars, batch):
-            # No dropout in evaluation: the key is never read.
-            return self.method.features(self.info, vars, batch, jax.random.key(0), False)[0]
+    def features_of(self, vars: Vars, batch: Batch) -> jax.Array:
+        """What `Method.features` makes of a batch in evaluation mode, [B, ...]."""
+        # No dropout in evaluation: the key is never read.
+        return self.method.features(self.info, vars, batch, jax.random.key(0), False)[0]
 
-        return features
+    def scores_of(self, vars: Vars, batch: Batch) -> jax.Array:
+        """Scores [B, C] of a batch."""
+        return self.method.scores(self.info, vars, self.features_of(vars, batch))
 
     @functools.cached_property
-    def score(self):
-        """Compiled: variables and a `Batch` -> scores [B, C]."""
-        return jax.jit(lambda vars, batch: self.method.scores(
-            self.info, vars, self._features(vars, batch)
-        ))
+    def _compiled_features(self) -> Callable:
+        return compile_function(self.features_of, self.info.config.device.precision)
+
+    @functools.cached_property
+    def _compiled_scores(self) -> Callable:
+        return compile_function(self.scores_of, self.info.config.device.precision)
 
     def save(self, path) -> None:
         """Writes the file, whole or not at all.

@@ -151,7 +151,7 @@ def refresh(info: Info, vars: Vars, clips) -> Vars:
         def c_o(batch):
             return embed(info, vars, features(info, vars, batch, None, False)[0])
 
-        mean, deviation = class_statistics(c_o, clips(), len(info.classes))
+        mean, deviation = class_statistics(info, c_o, clips())
         buffers |= {"gaussian_mean": mean, "gaussian_deviation": deviation}
     return vars.replace(buffers=buffers)
 

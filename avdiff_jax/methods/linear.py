@@ -1,6 +1,8 @@
 """Control: class-balanced multinomial logistic regression on z-scored features pooled over eight
 time segments."""
 
+import functools
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -12,6 +14,8 @@ from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods import ncm
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.nn.attention import HIDDEN
+from avdiff_jax.nn.layers import product
+from avdiff_jax.runtime.compiling import compile_function
 
 STRENGTH = 1.0  # of the L2 term against the sum of losses: the usual default
 STEPS, TOLERANCE = 500, 1e-5  # of L-BFGS: most steps; gradient norm against that at zero
@@ -34,11 +38,10 @@ def objective(solution, rows, labels, weights):
       rows [n, d], labels [n], weights [n].
     """
     w, bias = solution
-    ce = cross_entropy(rows @ w + bias[None], labels)
-    return (weights @ ce + STRENGTH / 2 * jnp.square(w).sum()) / len(rows)
+    ce = cross_entropy(product("nd,dc->nc", rows, w) + bias[None], labels)
+    return (product("n,n->", weights, ce) + STRENGTH / 2 * jnp.square(w).sum()) / len(rows)
 
 
-@partial(jax.jit, static_argnames="classes")
 def fit(rows, labels, weights, classes: int):
     """The minimum of `objective` by full-batch L-BFGS from zero: (W [d, C], bias [C])."""
     loss = partial(objective, rows=rows, labels=labels, weights=weights)
@@ -61,7 +64,13 @@ def fit(rows, labels, weights, classes: int):
     return jax.lax.while_loop(unfinished, step, (start, solver.init(start), first, 0))[0]
 
 
-def regression(rows: np.ndarray, labels: np.ndarray):
+@functools.cache
+def compiled_fit(precision: str) -> Callable:
+    """`fit`, compiled once for all stages and draws of a process."""
+    return compile_function(fit, precision, static_argnames="classes")
+
+
+def regression(rows: np.ndarray, labels: np.ndarray, precision: str = "float32"):
     """Weights [d, K] and bias [K] for labels 0..K-1, each class weighing the same in all.
 
     W lies in the span of the rows, so where there are more dimensions than rows it is sought
@@ -73,8 +82,10 @@ def regression(rows: np.ndarray, labels: np.ndarray):
     if rows.shape[1] > n:
         basis, r = jnp.linalg.qr(rows.T)
         rows = r.T
-    w, bias = fit(rows, jnp.asarray(labels), jnp.asarray(weights, jnp.float32), int(classes))
-    return (w if basis is None else basis @ w), bias
+    w, bias = compiled_fit(precision)(
+        rows, jnp.asarray(labels), jnp.asarray(weights, jnp.float32), int(classes)
+    )
+    return (w if basis is None else product("dn,nc->dc", basis, w)), bias
 
 
 def refresh(info: Info, vars: Vars, clips) -> Vars:
@@ -82,7 +93,9 @@ def refresh(info: Info, vars: Vars, clips) -> Vars:
     rows, labels = ncm.pooled_clips(info, vars.buffers, clips)
     center, spread = ncm.z_scores(rows)
     known, positions = np.unique(labels, return_inverse=True)
-    w, bias = regression((rows - center) / spread, positions)
+    w, bias = regression(
+        (rows - center) / spread, positions, info.config.device.precision
+    )
     old = vars.buffers
     new = {
         "center": jnp.asarray(center, jnp.float32),
@@ -98,7 +111,7 @@ def scores(info: Info, vars: Vars, z):
     """softmax over the classes that have clips, [B, C]; `NEVER` for the others."""
     b = vars.buffers
     known = b["known"][None] > 0
-    logits = z @ b["weights"] + b["bias"][None]
+    logits = product("bd,dc->bc", z, b["weights"]) + b["bias"][None]
     return jnp.where(known, jax.nn.softmax(jnp.where(known, logits, HIDDEN)), NEVER)
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.methods.method import Info, Method, Vars, scaling_buffers
-from avdiff_jax.nn.layers import segment_means
+from avdiff_jax.nn.layers import product, segment_means
 from avdiff_jax.nn.trunk import modalities, scaled
+from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.runtime.hosts import fetch
 
 SEGMENTS = 8
@@ -42,7 +43,7 @@ def features(info: Info, vars: Vars, batch, key, train: bool):
 
 def pooled_clips(info: Info, buffers, clips):
     """Pooled features [n, d] and labels [n] of all training clips, on the host."""
-    pool = jax.jit(partial(pooled, info, buffers))
+    pool = compile_function(partial(pooled, info, buffers), info.config.device.precision)
     rows, labels = [], []
     for batch in clips():
         found, weight, label = fetch((pool(batch), batch.weight, batch.label))
@@ -75,7 +76,7 @@ def scores(info: Info, vars: Vars, z):
     Per dimension, so that a step of 0.1 in gamma means the same for any feature width.
     """
     means, known = vars.buffers["means"], vars.buffers["known"]
-    cross = z @ means.T
+    cross = product("bd,cd->bc", z, means)
     square = jnp.square(z).sum(-1)[:, None] - 2 * cross + jnp.square(means).sum(-1)[None]
     distance = jnp.maximum(square, 0) / z.shape[-1]
     return -jnp.sqrt(jnp.where(known[None] > 0, distance, FAR))

@@ -121,7 +121,7 @@ def players(info: Info, substage: int):
 
 def refresh(info: Info, vars: Vars, clips) -> Vars:
     """Prototypes: the class means of `vector` over the substage's training clips."""
-    mean, _ = class_statistics(partial(vector, info, vars.buffers), clips(), len(info.classes))
+    mean, _ = class_statistics(info, partial(vector, info, vars.buffers), clips())
     return vars.replace(buffers={**vars.buffers, "condition": mean})
 
 

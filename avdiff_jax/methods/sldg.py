@@ -13,6 +13,7 @@ from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
 from avdiff_jax.methods.shared.heads import HEAD, UnimodalHeads, apply_groups, classified
 from avdiff_jax.nn.attention import HIDDEN
+from avdiff_jax.nn.layers import product
 from avdiff_jax.nn.trunk import Encoders, counted, modalities, scaled
 
 FIRST = ("enc", "pool")
@@ -52,7 +53,7 @@ class Pool(nn.Module):
             start = np.full(BUMPS, np.log(np.expm1(1 / BUMPS)))
             width = self.param(f"{name}_width", lambda _, at=start: jnp.float32(at))
             weights = bumps(valid[name], centre, nn.softplus(width))
-            pooled = jnp.einsum("bnt,btd->bnd", weights, x[name])
+            pooled = product("bnt,btd->bnd", weights, x[name])
             out[name] = pooled.reshape(len(pooled), -1)
         return out
 

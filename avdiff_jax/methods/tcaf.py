@@ -15,7 +15,7 @@ from avdiff_jax.methods.shared import trunk_methods
 from avdiff_jax.methods.shared.heads import apply_groups, classified
 from avdiff_jax.methods.shared.trunk_methods import TRUNK
 from avdiff_jax.nn.attention import HIDDEN
-from avdiff_jax.nn.layers import EmbeddingNet
+from avdiff_jax.nn.layers import EmbeddingNet, product
 
 OUTPUT = ("proj", "text", "aux")
 
@@ -131,7 +131,7 @@ def loss(substage: int, info: Info, moving, vars: Vars, token, batch, key: jax.A
         output(info), OUTPUT, params, vars.stats, token, w, text, candidates,
         train=True, key=key,
     )
-    logits = jnp.where(candidates[None], theta @ of_classes.T, HIDDEN)
+    logits = jnp.where(candidates[None], product("bd,cd->bc", theta, of_classes), HIDDEN)
     total, metrics = classified(logits, batch.label)
     metrics["regression"] = squared_error(theta, theta_w).mean()
     metrics["reconstruction"] = (squared_error(w, from_clip) + squared_error(w, from_text)).mean()

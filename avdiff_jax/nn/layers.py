@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
+from avdiff_jax.runtime.compiling import product_precision
+
 EPS = 1e-5
 
 
@@ -64,11 +66,14 @@ class Dropout(nn.Module):
 
 
 def product(equation: str, x: Array, y: Array) -> Array:
-    """`einsum` of two float32 arrays in float32; where the process computes in bfloat16 (see
-    `runtime.devices.configure`) the factors are rounded to it and the sums stay float32."""
-    if jax.config.jax_default_matmul_precision == "bfloat16":
+    """`einsum` of two float32 arrays in the precision of `compile_function`, outside of it in
+    float32; with bfloat16 the factors are rounded to it and the sums stay float32."""
+    precision = product_precision()
+    if precision == "bfloat16":
         x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
-    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        equation, x, y, precision=precision, preferred_element_type=jnp.float32
+    )
 
 
 class Linear(nn.Module):
@@ -234,4 +239,4 @@ def segment_means(
     t = jnp.arange(x.shape[1])[None, None]
     inside = (t >= first[..., None]) & (t < last[..., None]) & valid[:, None]
     weight = inside / jnp.maximum(inside.sum(-1, keepdims=True), 1)
-    return jnp.einsum("bst,btd->bsd", weight.astype(x.dtype), x).reshape(x.shape[0], -1)
+    return product("bst,btd->bsd", weight.astype(x.dtype), x).reshape(x.shape[0], -1)

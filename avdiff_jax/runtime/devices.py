@@ -19,7 +19,7 @@ def describe() -> str:
 
 def flags() -> dict:
     """Settings outside the configuration that change what is computed."""
-    names = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl")
+    names = ("jax_enable_x64", "jax_default_prng_impl")
     settings = {name: getattr(jax.config, name) for name in names}
     return {"XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), **settings}
 
@@ -74,21 +74,12 @@ def check_divides(batch: int, mesh: Mesh, field: str) -> None:
         )
 
 
-# What jax calls the precision of matrix products that a configuration names.
-PRECISIONS = {"float32": "highest", "tensorfloat32": "tensorfloat32", "bfloat16": "bfloat16"}
-
-
-def configure(deterministic: bool = False, precision: str = "float32") -> None:
-    """Process-wide settings, before the first computation: persistent compilation cache in
-    the user's cache folder, the precision of matrix products, quiet CPU fallback.
-
-    Args:
-      precision: one of `PRECISIONS`; tensorfloat32 means something on a GPU only.
-    """
+def configure(deterministic: bool = False) -> None:
+    """Process-wide settings, before the first computation: run-to-run equality on a GPU, and a
+    persistent compilation cache in the user's cache folder."""
     if deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", f"{home}/avdiff_jax/xla"))
     try:

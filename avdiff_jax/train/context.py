@@ -12,6 +12,7 @@ from avdiff_jax.data.windows import Bucket, Lengths, Limits, evaluation_buckets,
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.train.feature_cache import fused
 from avdiff_jax.train.step import Steps, compiled
 
@@ -80,7 +81,7 @@ def initial_vars(b: Bench) -> Vars:
     # It runs once, and is all random numbers, which take a CPU long to compile well. XLA for GPUs
     # knows no such level.
     quickly = {"xla_backend_optimization_level": 0} if devices.on_cpu(b.feed.mesh) else None
-    made = jax.jit(init, out_shardings=whole, compiler_options=quickly)
+    made = compile_function(init, config.device.precision, quickly, out_shardings=whole)
     return made(key, b.feed.data, inputs)
 
 

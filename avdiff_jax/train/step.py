@@ -13,6 +13,7 @@ from avdiff_jax.data.feed import Feed, largest_divisor
 from avdiff_jax.data.windows import ROLES, Lengths
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.train.feature_cache import Cache, Fused
 from avdiff_jax.train.optimisers import TrainState, of_groups, optimiser
 
@@ -98,7 +99,6 @@ def training_steps(
             metrics |= {f"{role}/{name}": value for name, value in found.items()}
         return state, metrics
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
     def run(state, data, inputs, key):
         one = jax.vmap(step, in_axes=(0, 0, None, 0)) if draws else step
         state, metrics = jax.lax.scan(lambda s, x: one(s, x, data, key), state, inputs)
@@ -109,7 +109,9 @@ def training_steps(
             }
         return state, metrics
 
-    return run
+    return compile_function(
+        run, info.config.device.precision, donate_argnums=0, out_shardings=(whole, whole)
+    )
 
 
 def clips_at_once(clips: int, lengths: Lengths, mesh) -> int:
@@ -128,7 +130,6 @@ def fusing_step(method: Method, info: Info, feed: Feed) -> Callable:
     [B, ...]."""
     whole = devices.replicated(feed.mesh)
 
-    @partial(jax.jit, static_argnames="lengths", out_shardings=whole)
     def fuse(vars, data, inputs, lengths):
         batch = feed.batch(data, inputs, lengths)
 
@@ -143,13 +144,17 @@ def fusing_step(method: Method, info: Info, feed: Feed) -> Callable:
         found = jax.lax.map(features, parts)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
-    return fuse
+    return compile_function(
+        fuse, info.config.device.precision, static_argnames="lengths", out_shardings=whole
+    )
 
 
 def judging_step(method: Method, info: Info, feed: Feed) -> Callable:
     """Compiles `judge(vars, features) -> [B, C]`: scores of features, in evaluation mode."""
     whole = devices.replicated(feed.mesh)
-    return jax.jit(partial(method.scores, info), out_shardings=whole)
+    return compile_function(
+        partial(method.scores, info), info.config.device.precision, out_shardings=whole
+    )
 
 
 class Steps(NamedTuple):
@@ -181,11 +186,15 @@ def compiled(method: Method, info: Info, feed: Feed, lengths: Lengths) -> Steps:
     def train(substage, cached=False, draws=0):
         return training_steps(method, info, substage, feed, lengths, cached, draws)
 
+    precision = info.config.device.precision
     return Steps(
         train,
-        jax.jit(feed.batch, static_argnames="lengths"),
+        compile_function(feed.batch, precision, static_argnames="lengths"),
         fusing_step(method, info, feed),
         judging_step(method, info, feed),
         # Methods without a generator have neither.
-        *(jax.jit(partial(f, info)) if f else None for f in (method.embed, method.generate)),
+        *(
+            compile_function(partial(f, info), precision) if f else None
+            for f in (method.embed, method.generate)
+        ),
     )

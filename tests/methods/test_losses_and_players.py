@@ -423,7 +423,7 @@ def test_linear_is_at_its_optimum(shape):
 def test_linear_never_predicts_a_class_without_clips(monkeypatch):
     info, vars, novel = started("linear")
 
-    def regression(rows, labels):  # whatever it finds
+    def regression(rows, labels, precision):  # whatever it finds
         assert set(labels) == set(range(toy.NOVEL))
         return jnp.ones((rows.shape[1], toy.NOVEL)), 3 * jnp.arange(toy.NOVEL)
 
@@ -441,11 +441,12 @@ def test_class_statistics():
     x, labels = rng.normal(size=(20, 3)).astype(np.float32), np.array([0, 2, 2, 3] * 5)
     weight = np.ones(20, np.float32)
     weight[-3:] = 0
-    batch = toy.empty(toy.info("avdiff"), 20).replace(
+    info = toy.info("avdiff")._replace(classes=tuple("abcd"))
+    batch = toy.empty(info, 20).replace(
         label=jnp.asarray(labels), weight=jnp.asarray(weight), audio=jnp.asarray(x)
     )
     halves = [jax.tree.map(lambda a, s=s: a[s], batch) for s in (slice(0, 8), slice(8, 20))]
-    mean, deviation = class_statistics(lambda b: b.audio, halves, 4)
+    mean, deviation = class_statistics(info, lambda b: b.audio, halves)
     x, labels = x[:17], labels[:17]
     want = np.stack([x[labels == c].mean(0) if c in labels else np.zeros(3) for c in range(4)])
     close(mean, want, 1e-5)

@@ -119,9 +119,9 @@ def test_every_field_is_read(finished, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         of_config.open_data(own, tmp_path)
     main = (ROOT / "launch" / "main.py").read_text()
-    assert "config.device.deterministic" in main and "config.device.precision" in main
+    assert "config.device.deterministic" in main
     every = {name for name, _ in choices.fields(common.base())}
-    assert every - read == {"device.deterministic", "device.precision", "train.crops"}
+    assert every - read == {"device.deterministic", "train.crops"}
 
 
 def test_a_run_is_not_overwritten(finished):

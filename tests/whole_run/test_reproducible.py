@@ -4,7 +4,6 @@ else, the network included."""
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -72,7 +71,6 @@ def test_results_tell_what_they_hold_for(first):
     assert {"python", "jax", "jaxlib", "numpy"} <= set(found["versions"])
     assert found["flags"] == {
         "XLA_FLAGS": found["flags"]["XLA_FLAGS"],
-        "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
         "jax_enable_x64": False,
         "jax_default_prng_impl": "threefry2x32",
     }

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.runtime.hosts import fetch
-from avdiff_jax.nn.layers import mean_over_time, unit
+from avdiff_jax.methods.method import Info
+from avdiff_jax.nn.layers import mean_over_time, product, unit
 from avdiff_jax.nn.trunk import scaled
+from avdiff_jax.runtime.compiling import compile_function
+from avdiff_jax.runtime.hosts import fetch
 
 
 def clip_vector(batch, buffers, video_norm: str):
@@ -24,10 +26,11 @@ def clip_vector(batch, buffers, video_norm: str):
     )
 
 
-def class_statistics(vector: Callable, batches, classes: int):
-    """Averages of the clips of each class.
+def class_statistics(info: Info, vector: Callable, batches):
+    """Averages of the clips of each class of the stage.
 
     Args:
+      info: classes and precision.
       vector: batch -> [b, d]; compiled here.
       batches: evaluation batches of the training clips.
 
@@ -36,15 +39,16 @@ def class_statistics(vector: Callable, batches, classes: int):
       the mean of its class [d], over all clips (the means take one degree of freedom each).
     """
 
-    @jax.jit
     def sums(batch):
         x = vector(batch)
-        one_hot = jax.nn.one_hot(batch.label, classes).T * batch.weight[None]
-        return one_hot.sum(1), one_hot @ x, batch.weight @ jnp.square(x)
+        one_hot = jax.nn.one_hot(batch.label, len(info.classes)).T * batch.weight[None]
+        square = product("b,bd->d", batch.weight, jnp.square(x))
+        return one_hot.sum(1), product("cb,bd->cd", one_hot, x), square
 
+    compiled = compile_function(sums, info.config.device.precision)
     totals = [0.0, 0.0, 0.0]  # in float64: the variance is a difference of large sums
     for batch in batches:
-        parts = fetch(sums(batch))
+        parts = fetch(compiled(batch))
         totals = [a + b.astype(np.float64) for a, b in zip(totals, parts, strict=True)]
     count, total, square = totals
     mean = total / np.maximum(count, 1)[:, None]
@@ -66,6 +70,6 @@ def prototypes(batches, buffers, info):
     def vector(batch):
         return jnp.concatenate(clip_vector(batch, buffers, info.config.model.video_norm), axis=-1)
 
-    mean, _ = class_statistics(vector, batches, len(info.classes))
+    mean, _ = class_statistics(info, vector, batches)
     parts = jnp.split(mean, [len(info.audio_shift)], axis=-1)
     return jnp.concatenate([unit(part) for part in parts], axis=-1)

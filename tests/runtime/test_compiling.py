@@ -1,0 +1,140 @@
+"""The precision of every product comes from the configuration, wherever a program is made."""
+
+import collections
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from avdiff_jax.data import stream
+from avdiff_jax.data.store import open_store
+from avdiff_jax.inference.export import scoring_function
+from avdiff_jax.inference.model import BASE, NOVEL, Examples, Trained
+from avdiff_jax.runtime.compiling import PRECISIONS, compile_function, product_precision
+from avdiff_jax.train.add_classes import add_classes
+from avdiff_jax.train.context import (
+    initial_vars,
+    joined,
+    training_clips,
+    training_features,
+)
+from tests import tiny
+
+PRODUCTS = ("dot_general", "conv_general_dilated")
+
+
+def precisions(jaxpr) -> collections.Counter:
+    """How many products of a program, those in loops included, have which precision."""
+    found = collections.Counter()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in PRODUCTS:
+            found[equation.params["precision"]] += 1
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found += precisions(inner)
+    return found
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Precisions of the products of every program that the package compiles and then calls."""
+    found, real = collections.defaultdict(collections.Counter), jax.jit
+
+    def jit(function, **options):
+        compiled = real(function, **options)
+        if "compiler_options" not in options:
+            return compiled
+
+        def call(*args, **more):
+            found[function.__name__] += precisions(compiled.trace(*args, **more).jaxpr.jaxpr)
+            return compiled(*args, **more)
+
+        return call
+
+    monkeypatch.setattr(jax, "jit", jit)
+    return found
+
+
+@pytest.fixture
+def other_default():
+    """jax's default is something else than the configuration's float32."""
+    with jax.default_matmul_precision("bfloat16"):
+        yield
+
+
+def trained(config) -> tuple[Trained, list]:
+    """A model that nothing was learnt by, and three clips."""
+    b = tiny.make_bench(config, 2)
+    vars, members = initial_vars(b), joined(b.stage.base, b.stage.novel[0])
+    store = open_store(config.data.store)
+    features = np.asarray(training_features(b, vars, members))
+    model = Trained(
+        info=b.info, kinds=tuple(BASE if base else NOVEL for base in b.info.is_base),
+        vars=jax.tree.map(jnp.asarray, jax.device_get(vars)),
+        gamma=0.0, temperature=None, seconds=b.feed.seconds, lengths=b.lengths, epochs=1, cuts=(),
+        examples=Examples(features, members.labels, store.clip_ids[members.clips]),
+    )
+    return model, list(stream.of_store(store, range(3)))
+
+
+def only(found: collections.Counter) -> bool:
+    return set(found) == {(lax.Precision.HIGHEST, lax.Precision.HIGHEST)}
+
+
+def test_training(programs, other_default, tmp_path):
+    with tiny.quick_compilation():
+        tiny.substage2(tiny.config(), tmp_path)
+    assert {"init", "run"} <= set(programs)
+    assert all(only(found) for found in programs.values()), programs
+    assert programs["run"].total() > 40
+
+
+def test_use(programs, other_default):
+    """Prediction and new classes in Python, where no command has set anything."""
+    with tiny.quick_compilation():
+        model, clips = trained(tiny.config())
+        audio, video = ([getattr(clip, part) for clip in clips] for part in ("audio", "video"))
+        model.predict(audio, video)
+        add_classes(model, audio, video, ["new"] * len(clips))
+    assert {"fuse", "scores_of", "features_of", "run"} <= set(programs)
+    assert all(only(found) for found in programs.values()), programs
+
+
+def test_controls(programs, other_default):
+    for name in ("ncm", "linear"):
+        config = tiny.config(f"method={name}")
+        b = tiny.make_bench(config)
+        with tiny.quick_compilation():
+            vars = initial_vars(b)
+            b.method.refresh(b.info, vars, training_clips(b, (b.stage.base,)))
+    assert {"pooled", "fit"} <= set(programs)
+    assert all(only(programs[name]) for name in ("pooled", "fit")), programs
+
+
+def test_export(other_default):
+    model, _ = trained(tiny.config(device__precision="tensorfloat32"))
+    text = scoring_function(model, 3, 4).mlir_module()
+    named = re.findall(r"stablehlo\.dot_general.*?precision = \[(\w+), (\w+)\]", text)
+    assert set(named) == {("HIGH", "HIGH")}
+    assert len(named) == len(re.findall(r"stablehlo\.dot_general", text)) > 10
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_inside_and_outside(precision):
+    assert product_precision() == "highest"
+    seen = []
+    compile_function(lambda: seen.append(product_precision()), precision)()
+    assert seen == [PRECISIONS[precision]]
+
+
+def test_the_name_is_that_of_the_function():
+    def score(x, scale):
+        return x * scale
+
+    lowered = compile_function(partial(score, scale=2), "float32").lower(jnp.ones(2))
+    assert "jit_score" in lowered.as_text()
