@@ -41,7 +41,7 @@ def parser() -> Parser:
     p.add_argument("--split", metavar="FILE.json", help="takes shots and held-out clips from it")
     p.add_argument("--seed", type=int, default=0, help="of the choice of shots and of training")
     p.add_argument("--no-text", action="store_true", help="leave the store's text vectors unread")
-    p.add_argument("--out", required=True, metavar="FILE.npz", help="the new model")
+    p.add_output("FILE.npz", "the new model")
     return p
 
 

@@ -16,12 +16,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import functools
+import os
 import signal
 
 from avdiff_jax.cli import configuration
-from avdiff_jax.cli.flags import Parser
+from avdiff_jax.cli.flags import Parser, check_outputs
 from avdiff_jax.errors import UserError, one_sentence
-from avdiff_jax.io.files import plain
+from avdiff_jax.io.documents import plain
 from avdiff_jax.results import benchmark, paired, runs, tables
 
 
@@ -50,7 +51,7 @@ def parser() -> Parser:
 
     t = command("tables", remake)
     t.add_argument("folders", nargs="+", metavar="DIR", help="workdirs, or folders of them")
-    t.add_argument("--out", metavar="DIR", help="folder of the tables; default: the first DIR")
+    t.add_output("DIR", "folder of the tables; default: the first DIR", required=False)
     c = command("compare", compare)
     for side in "ab":
         c.add_argument(side, metavar=side.upper(),
@@ -87,6 +88,8 @@ def remake(args, _) -> int:
     """The benchmark's table, and those of the paper's for which there are finished runs."""
     cells = runs.group(runs.find(args.folders), default=from_file)
     out = args.out or args.folders[0]
+    if args.out:
+        check_outputs(args, os.path.join(out, "tables.md"))
     made = [tables.benchmark_table(cells), *tables.paper_tables(cells)]
     written = [*tables.write(made, out, "tables"), *tables.figure1(cells, out)]
     print("\n\n".join(map(tables.markdown, made)))

@@ -41,7 +41,7 @@ def parser() -> Parser:
     p.add_argument("--classes", metavar="FILE", help="one name a line, as the outputs are ordered")
     p.add_argument("--gamma", type=float, default=0.0,
                    help="subtracted from the scores of base classes; a checkpoint does not hold it")
-    p.add_argument("--out", required=True, metavar="FILE.npz", help="the model")
+    p.add_output("FILE.npz", "the model")
     return p
 
 

@@ -19,7 +19,7 @@ import os
 import re
 import signal
 
-from avdiff_jax.cli.flags import Parser
+from avdiff_jax.cli.flags import Parser, check_outputs
 from avdiff_jax.data import class_text, synthetic
 from avdiff_jax.data import store as stores
 from avdiff_jax.data import store_report as reports
@@ -28,7 +28,6 @@ from avdiff_jax.data.inspect import class_names, inspected
 from avdiff_jax.data.splits import from_lists, from_store, split_file
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.io import text_files
-from avdiff_jax.io.files import check_free
 from avdiff_jax.runtime.progress import Progress
 
 
@@ -46,7 +45,7 @@ def import_features(args, arguments):
                 if (value := getattr(args, key)) is not None}
     split_path = args.split or f"{os.path.splitext(args.out)[0]}-{args.shots}shot.json"
     makes = [args.out, *([split_path] if args.layout == "official" else [])]
-    check_free(*makes, overwrite=args.overwrite)
+    check_outputs(args, *makes)
     report, split = layouts.imported(
         args.layout, settings, args.out, name=args.name or Path(args.out).stem,
         pool=_pooling(args.pool), command=_portable(arguments),
@@ -80,7 +79,6 @@ def _portable(arguments):
 
 def make_split(args, _):
     """`split`: which clip is in which set, from the public lists or from a store."""
-    check_free(args.out, overwrite=args.overwrite)
     if args.lists is not None:
         for flag in ("base", "novel1", "novel2", "by", "val", "test"):
             if getattr(args, flag) is not None:
@@ -128,7 +126,6 @@ def make_text(args, _):
         raise UserError(f"--out {args.out} does not end in .npz: change it")
     if args.words and (args.text_key or args.text_names):
         raise UserError("--text-key and --text-names mean nothing with --words: leave them out")
-    check_free(args.out, overwrite=args.overwrite)
     names = class_names(args.classes)
     if args.words:
         manual = text_vectors.read_manual_names(args.text_map) if args.text_map else None
@@ -154,7 +151,6 @@ def make_text(args, _):
 
 def synthesize(args, _):
     """`synthesize`: a made-up store."""
-    check_free(args.out, overwrite=args.overwrite)
     with Progress(args.classes * args.clips_per_class, "synthesize") as progress:
         print(synthetic.synthesize(
             args.out, seed=args.seed, classes=args.classes, clips_per_class=args.clips_per_class,
@@ -173,18 +169,15 @@ def parser() -> Parser:
         made.set_defaults(run=run)
         return made
 
-    def add_out(add, metavar, help):
-        add("--out", required=True, metavar=metavar, help=help)
-        add("--overwrite", action="store_true", help="replace what is there already")
-
-    add = command("import", import_features).add_argument
+    made = command("import", import_features)
+    made.add_output("FILE.h5", "store to make")
+    made.add_output("FILE.json", "official: where its own sets go; default: OUT-Kshot.json",
+                    flag="--split", required=False)
+    add = made.add_argument
     add("--layout", required=True, choices=layouts.LAYOUTS, help="how the features lie on disk")
-    add_out(add, "FILE.h5", "store to make")
     add("--name", help="of the data set; default: that of the file")
     add("--root", help="official: folder that holds features/ and class-split/")
     add("--shots", type=int, help="official: which features/K-shot")
-    add("--split", metavar="FILE.json",
-        help="official: where its own sets go; default: OUT-Kshot.json")
     add("--npz", action="append", metavar="FILE", help="npz: file with arrays; may repeat")
     add("--manifest", metavar="FILE.csv", help="manifest: clip_id,class,group,audio,video")
     for modality in ("audio", "video"):
@@ -214,7 +207,7 @@ def parser() -> Parser:
     add = made.add_argument
     add("--shots", type=int, required=True, help="clips of each novel class to learn from")
     add("--seed", type=int, default=0, help="of the choice of classes, clips and shots")
-    add_out(add, "FILE.json", "split to make")
+    made.add_output("FILE.json", "split to make")
     for kind in ("base", "novel1", "novel2"):
         add(f"--{kind}", metavar="N|0.N|FILE",
             help=f"{kind} classes of a store: count, fraction or text file of names")
@@ -234,7 +227,7 @@ def parser() -> Parser:
     add = made.add_argument
     add("--classes", required=True, metavar="FILE",
         help="class names: text file of one a line, store (.h5) or split (.json)")
-    add_out(add, "FILE.npz", "names and emb, for import --text")
+    made.add_output("FILE.npz", "names and emb, for import --text")
     add("--unit", action=argparse.BooleanOptionalAction, default=True,
         help="scale each vector to length 1, as the benchmark's are")
     add("--text-key", metavar="KEY", help="matrix in an .npz of --vectors; default: emb")
@@ -242,13 +235,15 @@ def parser() -> Parser:
     add("--text-map", metavar="FILE.csv",
         help="original,manual: class name, words or name to look it up by")
 
-    add = command("inspect", inspect).add_argument
+    made = command("inspect", inspect)
+    made.add_output("FILE.png", "draw lengths and class counts", flag="--plot", required=False)
+    add = made.add_argument
     add("path", help="store, split or archive folder")
     add("--shots", type=int, help="archive: only this K")
-    add("--plot", metavar="FILE.png", help="draw lengths and class counts")
 
-    add = command("synthesize", synthesize).add_argument
-    add_out(add, "FILE.h5", "store to make")
+    made = command("synthesize", synthesize)
+    made.add_output("FILE.h5", "store to make")
+    add = made.add_argument
     add("--seed", type=int, default=0, help="of all that is drawn")
     add("--name", help="of the data set; default: that of the file")
     add("--classes", type=int, default=32, help="how many")

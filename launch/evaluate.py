@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import dataclasses
 
-from avdiff_jax.cli.flags import Parser
+from avdiff_jax.cli.flags import Parser, check_outputs
 from avdiff_jax.data import of_config
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.splits.sets import DRAWS
@@ -39,7 +39,7 @@ def parser() -> Parser:
     p.add_argument("--draw", type=int, help="one draw of the few shots; default: all of a run, "
                                             "the split's first for a model file")
     p.add_argument("--gamma", type=float, help="default: chosen on Val")
-    p.add_argument("--out", required=True, metavar="DIR", help="a folder for the files")
+    p.add_output("DIR", "a folder for the files")
     return p
 
 
@@ -68,6 +68,7 @@ def main(argv=None):
     """Measures, writes and prints the table."""
     with one_sentence():
         args = parser().parse_args(argv)
+        check_outputs(args, pathlib.Path(args.out, "results.json"))
         found = models(args)
         config = next(iter(found.values())).info.config
         devices.configure()

@@ -31,7 +31,7 @@ def parser() -> Parser:
     for modality in ("audio", "video"):
         p.add_argument(f"--{modality}-tokens", type=int, metavar="T",
                        help="function: most tokens of a clip; default: of a training clip")
-    p.add_argument("--out", required=True, metavar="FILE", help=".npz: parameters; else: function")
+    p.add_output("FILE", ".npz: parameters; else: function")
     return p
 
 

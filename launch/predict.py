@@ -42,7 +42,7 @@ def parser() -> Parser:
                        help="npz: KEY_flat and KEY_offsets, or VALUES,OFFSETS")
     p.add_argument("--id-key", metavar="KEY", help="npz: clip ids; default: numbered")
     p.add_argument("--top", type=int, default=1, help="classes a clip")
-    p.add_argument("--out", required=True, metavar="FILE.csv", help="where the classes go")
+    p.add_output("FILE.csv", "where the classes go")
     return p
 
 

@@ -44,8 +44,7 @@ from avdiff_jax.data.store import open_store
 from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.data.windows import ROLES, Lengths, training_plan
 from avdiff_jax.errors import UserError, one_sentence
-from avdiff_jax.io import files
-from avdiff_jax.io.files import draft
+from avdiff_jax.io import documents
 from avdiff_jax.io.text_files import text_of
 from avdiff_jax.methods import method
 from avdiff_jax.runtime import devices
@@ -443,8 +442,7 @@ def main(_):
     for name, ratios in report.get("grow", {}).items():
         print(f"{name}: " + ", ".join(f"{p} x {r:.2f}" for p, r in ratios.items()))
     if target:
-        with draft(target) as file:
-            pathlib.Path(file).write_text(json.dumps(files.plain(report), indent=1) + "\n")
+        documents.write(target, report, indent=1, sort_keys=False)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -11,6 +11,10 @@ from ml_collections import ConfigDict, config_flags
 
 from avdiff_jax.cli.home import HOME
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.documents import Document
+
+# The config.json of a run.
+RECORDED = Document("configuration", dict, "choose another --workdir, or remove that folder")
 
 
 def located(name: str) -> str:
@@ -87,3 +91,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if rest[1:]:
         raise UserError(f"stray argument {rest[1]!r}: flags look like --name=value")
     return rest
+
+
+def flat(config: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested configuration -> {"model.dim": 300, ...}."""
+    out = {}
+    for name, value in config.items():
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
+        out |= {f"{prefix}{name}": value} if inner is None else inner
+    return out
+
+
+def differences(ours: Mapping, theirs: Mapping) -> dict[str, tuple]:
+    """Field -> its two values, for the fields in which two configurations differ."""
+    a, b = flat(ours), flat(theirs)
+    return {n: (a.get(n), b.get(n)) for n in sorted({*a, *b}) if a.get(n) != b.get(n)}

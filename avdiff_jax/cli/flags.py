@@ -1,9 +1,13 @@
 """What the command lines of launch/ have in common."""
 
 import argparse
+import os
+import sys
 from argparse import SUPPRESS
+from collections.abc import Sequence
 
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import check_output
 
 OVERRIDE = "--config."  # of one field of the configuration
 
@@ -22,17 +26,41 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--draw", type=int, default=0, metavar="N",
                           help="which draw of the few shots: a run has a model for each")
 
-    def parse_with_overrides(self, argv) -> tuple[argparse.Namespace, list[str]]:
+    def add_output(
+        self, metavar: str, help: str, flag: str = "--out", required: bool = True
+    ) -> None:
+        """A flag that names what the command writes, and --overwrite.
+
+        Before anything is read, `io.files.check_output` looks at it beside all other words of the
+        command line.
+        """
+        action = self.add_argument(flag, required=required, metavar=metavar, help=help)
+        outputs = self.get_default("outputs") or ()
+        self.set_defaults(outputs=(*outputs, action.dest))
+        if not outputs:
+            self.add_argument(
+                "--overwrite", action="store_true", help="replace what is there already"
+            )
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """As argparse has it. Raises UserError where an output may not be written, too."""
+        parsed = super().parse_args(args, namespace)
+        named = (getattr(parsed, name) for name in getattr(parsed, "outputs", ()))
+        check_outputs(parsed, *filter(None, named))
+        return parsed
+
+    def parse_with_overrides(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """The flags, and the words --config.field=value beside them."""
-        overrides = [word for word in argv if word.startswith(OVERRIDE)]
+        overrides = [_at_home(word) for word in argv if word.startswith(OVERRIDE)]
         for word in overrides:
             if "=" not in word:
                 raise UserError(f"{word}: write {OVERRIDE}field=value")
-        return self.parse_args([word for word in argv if word not in overrides]), overrides
+        return self.parse_args([w for w in argv if not w.startswith(OVERRIDE)]), overrides
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse has it."""
-        self._given = {word.partition("=")[0] for word in args or ()}
+        """As argparse has it; ~ is one's home after = too."""
+        args = [_at_home(word) for word in (sys.argv[1:] if args is None else args)]
+        self._given = {word.partition("=")[0] for word in args}
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
@@ -44,6 +72,24 @@ class Parser(argparse.ArgumentParser):
                 if group.required and not self._given & {*flags}:
                     message += f", {' or '.join(flags)}"
         raise UserError(f"{message} (--help lists the flags)")
+
+
+def check_outputs(args: argparse.Namespace, *paths: str | os.PathLike) -> None:
+    """Refuses to write `paths` where one of the other words of the command line names an input
+    there, or as `io.files.check_output` says. Raises UserError."""
+    inputs = []
+    for name, value in vars(args).items():
+        if name not in ("outputs", *getattr(args, "outputs", ())):
+            words = value if isinstance(value, list | tuple) else [value]
+            inputs += [word for word in words if isinstance(word, str)]
+    for path in paths:
+        check_output(path, overwrite=getattr(args, "overwrite", False), inputs=inputs)
+
+
+def _at_home(word: str) -> str:
+    """--out=~/x -> --out=/home/me/x, which shells leave alone."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + os.path.expanduser(value)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

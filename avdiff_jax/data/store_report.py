@@ -8,6 +8,7 @@ import numpy as np
 
 from avdiff_jax.data.class_text import twins
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import draft
 
 
 class Report(NamedTuple):
@@ -126,9 +127,11 @@ def draw(path, title, lengths, counts):
     figure.suptitle(title)
     figure.tight_layout()
     try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no image format
-        raise UserError(f"cannot draw {path} ({error}): name a writable .png file") from None
+        with draft(path) as made:
+            figure.savefig(made, dpi=120)
+    except ValueError as error:  # an ending that is no image format
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot draw {path} ({error}): name a .png file") from None
     finally:
         pyplot.close(figure)

@@ -287,8 +287,8 @@ def write_store(
             with h5py.File(made, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
                 _write_parts(file, name, collected, class_text, rates, provenance)
         subprocess_probe.trust(made)
-        open_store(made)  # what we are about to publish can be read
-    return report(open_store(path), tuple(notes))
+        finished = open_store(made)  # what we are about to publish can be read
+        return report(finished, tuple(notes))._replace(path=path)
 
 
 def _checked_text(path, class_names, class_text):

@@ -15,7 +15,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -29,19 +29,33 @@ from avdiff_jax.data import stream
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.data.windows import Lengths, Limits
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.files import draft, plain
+from avdiff_jax.io.documents import Document, plain
+from avdiff_jax.io.files import draft
 from avdiff_jax.io.npy_npz import NpzFiles
 from avdiff_jax.methods import METHODS
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime.compiling import compile_function
 
-SCHEMA, VERSION = "avdiff_jax.model", 1
 BASE, NOVEL, ADDED = KINDS = ("base", "novel", "added")
 PARTS = ("params", "stats", "buffers")
-FIELDS = (  # of the header, besides schema and version
-    "config", "classes", "kinds", "gamma", "temperature", "video_dim", "seconds", "lengths",
-    "epochs", "cuts",
-)
+
+
+class Header(TypedDict):
+    """What a model file says beside its arrays; the fields are those of `Trained`."""
+
+    config: dict
+    classes: list[str]
+    kinds: list[Literal["base", "novel", "added"]]
+    gamma: float
+    temperature: float | None
+    video_dim: int
+    seconds: list[float]
+    lengths: list[int]
+    epochs: int
+    cuts: list[int]
+
+
+HEADER = Document("model header", Header, "write the model again", "avdiff_jax.model", 1)
 
 
 class Examples(NamedTuple):
@@ -180,9 +194,10 @@ class Trained:
           UserError: it cannot be written.
         """
         header = {
-            "schema": SCHEMA, "version": VERSION, "config": self.info.config.to_dict(),
-            "classes": self.info.classes, "kinds": self.kinds, "gamma": self.gamma,
-            "temperature": self.temperature, "video_dim": self.info.video_dim,
+            "schema": HEADER.schema, "version": HEADER.version,
+            "config": self.info.config.to_dict(), "classes": self.info.classes,
+            "kinds": self.kinds, "gamma": self.gamma, "temperature": self.temperature,
+            "video_dim": self.info.video_dim,
             "seconds": self.seconds, "lengths": self.lengths, "epochs": self.epochs,
             "cuts": self.cuts,
         }
@@ -291,25 +306,12 @@ def flat(vars: Vars) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in flatten_dict(parts, sep="/").items()}
 
 
-def _header(path, files) -> dict:
+def _header(path, files) -> Header:
     if "header" not in files:
         raise UserError(
             f"{path} is no model file, it has no header: name a model-draw*.npz of a finished run"
         )
-    try:
-        header = json.loads(files.array("header", "--model").tobytes())
-    except ValueError as error:
-        raise UserError(f"{path} has a damaged header ({error}): write the model again") from None
-    said = (header.get("schema"), header.get("version")) if isinstance(header, dict) else header
-    if said != (SCHEMA, VERSION):
-        raise UserError(
-            f"{path} has schema and version {said} where {(SCHEMA, VERSION)} is read: write the "
-            "model again with this version of the code"
-        )
-    lacking = sorted({*FIELDS} - {*header})
-    if lacking:
-        raise UserError(f"{path} has a header without {lacking[0]!r}: write the model again")
-    return header
+    return HEADER.parse(files.array("header", "--model").tobytes(), path)
 
 
 def _info(path, files, header) -> Info:
@@ -327,7 +329,7 @@ def _info(path, files, header) -> Info:
         files.array(name, "--model") for name in ("text", "audio_shift", "audio_scale")
     )
     classes, kinds = header["classes"], header["kinds"]
-    if not len(classes) == len(kinds) == len(text) or set(kinds) - set(KINDS):
+    if not len(classes) == len(kinds) == len(text):
         raise UserError(
             f"{path} has {len(classes)} classes, {len(kinds)} kinds {sorted(set(kinds))} and "
             f"{len(text)} text vectors: write the model again"

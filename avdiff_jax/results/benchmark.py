@@ -1,7 +1,6 @@
 """Methods x shots x data sets x seeds: which runs that is, how far each is, and doing the rest."""
 
 import itertools
-import json
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,12 +10,12 @@ from typing import NamedTuple
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.flags import OVERRIDE
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.files import plain
+from avdiff_jax.io.documents import plain
 from avdiff_jax.methods import CHOICES as READERS
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.results.results_json import CHOICES, dataset, read_results
-from avdiff_jax.results.runs import ROWS, Finished, Key, Setting, differences
+from avdiff_jax.results.runs import ROWS, Finished, Key, Setting
 from avdiff_jax.runtime.progress import Progress
 
 # What the axes of the benchmark set, and the flag to use in place of an override.
@@ -185,22 +184,15 @@ def state(run: Run) -> str:
     if (run.workdir / "results.json").exists():
         found, there = "done", read_results(run.workdir)["config"]
     elif (run.workdir / "config.json").exists():
-        found, there = "interrupted", _begun(run.workdir / "config.json")
+        found, there = "interrupted", configuration.RECORDED.read(run.workdir / "config.json")
     else:
         return "missing"
-    for name, (ours, theirs) in differences(run.config, there).items():
+    for name, (ours, theirs) in configuration.differences(run.config, there).items():
         raise UserError(
             f"{run.workdir} was run with {name}={theirs}, now {ours} is asked for: use the same "
             "value, or another --root"
         )
     return found
-
-
-def _begun(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): remove its folder") from None
 
 
 def plan(runs: Sequence[Run]) -> str:

@@ -17,12 +17,14 @@ import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import jax
 import numpy as np
 
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.files import plain, write_atomically
+from avdiff_jax.io.documents import mismatch, plain
+from avdiff_jax.io.files import write_text
 from avdiff_jax.io.text_files import opened
 from avdiff_jax.results.plots import save_png
 
@@ -31,6 +33,27 @@ _PLACE = ("at", "step", "stage", "substage", "draw", "epoch")
 _RESERVED = {*_PLACE, "time", "image", "file", "text", "markdown", "hparams", "metrics"}
 
 _writers = itertools.count()
+
+
+class Line(TypedDict):
+    """The fields of a line that are no scalars: when, where, and a picture, text or comparison."""
+
+    at: int
+    time: float
+    step: NotRequired[int | None]
+    stage: NotRequired[int | None]
+    substage: NotRequired[int | None]
+    draw: NotRequired[int | None]
+    epoch: NotRequired[int | None]
+    image: NotRequired[str]
+    file: NotRequired[str]
+    text: NotRequired[str]
+    markdown: NotRequired[str]
+    hparams: NotRequired[dict[str, bool | int | float | str]]
+    metrics: NotRequired[dict[str, float]]
+
+
+PAIRS = (("image", "file"), ("text", "markdown"), ("hparams", "metrics"))
 
 
 class Writer:
@@ -86,7 +109,7 @@ class Writer:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [line for line in _read_lines(path) if line["at"] <= at]
         self.close()
-        write_atomically(path, "".join(map(_dump, lines)))
+        write_text(path, "".join(map(_dump, lines)))
         self._reopen(lines)
 
     def scalars(
@@ -291,33 +314,27 @@ def _read_lines(path: Path) -> list[dict]:
         texts = file.read().decode("utf-8", "replace").splitlines(keepends=True)
     lines = []
     for number, text in enumerate(texts, 1):
-        try:
-            if not text.endswith("\n"):
-                raise ValueError("cut short")
-            line = json.loads(text)
-            _check_line(line)
+        line = _parse(text)
+        if line is not None:
             lines.append(line)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            if number == len(texts):
-                break
+        elif number < len(texts):
             raise UserError(
                 f"line {number} of {path} is not one that a run writes: delete it, "
                 "or start in another --workdir"
-            ) from None
+            )
     return lines
 
 
-def _check_line(line: dict) -> None:
-    """Raises an error of some kind where it is not one that `Writer` makes."""
-    numbers = {k: v for k, v in line.items() if k not in _RESERVED}
-    numbers |= {k: line[k] for k in ("at", "time")} | line.get("metrics", {})
-    numbers |= {k: line[k] for k in _PLACE if line.get(k) is not None}
-    words = [line[k] for k in ("image", "file", "text", "markdown") if k in line]
-    if any(isinstance(v, bool) or not -(2**53) < v < 2**53 for v in numbers.values()):
-        raise ValueError("no number")
-    if not all(isinstance(word, str) for word in words) or line["at"] < 0:
-        raise ValueError("no text")
-    if len(words) == 1 or ("hparams" in line) != ("metrics" in line):
-        raise KeyError("half of a pair")
-    if any(not isinstance(v, int | float | str) for v in line.get("hparams", {}).values()):
-        raise ValueError("no plain value")
+def _parse(text: str) -> dict | None:
+    """A line that `Writer` wrote; None for anything else."""
+    try:
+        line = json.loads(text) if text.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if mismatch(line, Line) or line["at"] < 0 or any((a in line) != (b in line) for a, b in PAIRS):
+        return None
+    places = [line[name] for name in _PLACE if line.get(name) is not None]
+    scalars = {name: value for name, value in line.items() if name not in _RESERVED}
+    if mismatch(scalars, dict[str, float]) or max(map(abs, places)) >= 2**53:
+        return None
+    return line

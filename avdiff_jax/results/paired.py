@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from avdiff_jax.cli.configuration import differences
 from avdiff_jax.errors import UserError
-from avdiff_jax.results.runs import MEASURES, Finished, differences, find, group
+from avdiff_jax.results.runs import MEASURES, Finished, find, group
 
 LEVEL = 0.95
 # Two runs that differ in one of these do not see the same clips.

@@ -3,25 +3,69 @@
 import contextlib
 import importlib.metadata
 import importlib.resources
-import json
-import math
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import jax
 
 import avdiff_jax
 from avdiff_jax.cli.choices import fields
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.files import plain, write_atomically
-from avdiff_jax.io.text_files import text_of
+from avdiff_jax.io import documents
 from avdiff_jax.results.paper import CHOICES, paper, paper_row
 from avdiff_jax.runtime import devices
 
-SCHEMA = "avdiff_jax.results"
-VERSION = 1
 NUMBERS = ("B", "N", "HM", "FSL")
+
+
+class Test(TypedDict):
+    """Percent by name (`NUMBERS`, AUSUC), over all draws and of each, with its gamma."""
+
+    mean: dict[str, float]
+    mean_of_hm: float
+    std: dict[str, float]
+    draws: list[dict[str, float]]
+
+
+class Choice(TypedDict):
+    """A value and the set that it was chosen on."""
+
+    value: Any
+    on: str
+
+
+class Config(TypedDict):
+    """The fields of a configuration that tables look at."""
+
+    dataset: str
+    method: str
+    shots: int
+    seed: int
+    data: NotRequired[dict]
+    diffusion: NotRequired[dict]
+    model: NotRequired[dict]
+
+
+class Data(TypedDict):
+    """What a run saw: the name of its store and how many classes."""
+
+    store: NotRequired[str]
+    classes: NotRequired[int]
+
+
+class Results(TypedDict):
+    """What `results_json` makes, as far as tables and comparisons read it."""
+
+    test: Test
+    config: Config
+    timing: dict[str, float]
+    chosen: NotRequired[dict[str, Choice]]
+    data: NotRequired[Data]
+
+
+FILE = documents.Document("results file", Results, "run again", "avdiff_jax.results", 1)
 
 
 def dataset(config: Mapping) -> str:
@@ -62,8 +106,8 @@ def results_json(
       **more: further parts, for instance `generator`.
     """
     return {
-        "schema": SCHEMA,
-        "version": VERSION,
+        "schema": FILE.schema,
+        "version": FILE.version,
         "test": test,
         "validation": validation,
         "chosen": chosen,
@@ -83,10 +127,8 @@ def write_results(workdir: str | Path, results: Mapping) -> Path:
       ValueError: a number that is not finite, named by its place.
     """
     path = Path(workdir) / "results.json"
-    content = json.dumps(plain(results), indent=2, sort_keys=True, ensure_ascii=False)
     if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content + "\n")
+        documents.write(path, results)
     return path
 
 
@@ -94,72 +136,25 @@ def read_results(path: str | Path) -> dict:
     """The content of a results.json, given by its path or by its workdir.
 
     Raises:
-      UserError: missing, not JSON, not of this schema or version, or without test numbers.
+      UserError: missing, not JSON, not of this schema or version, or not what a run writes.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
-    if not path.exists():
-        raise UserError(
-            f"{path} does not exist: name the workdir of a run that has finished, "
-            "or finish it with --resume"
-        )
-    try:
-        results = json.loads(text_of(path))
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): name another file") from None
-    fields = results if isinstance(results, dict) else {}
-    schema, version = fields.get("schema"), fields.get("version")
-    if (schema, version) != (SCHEMA, VERSION):
-        raise UserError(
-            f"{path} has schema {schema!r} version {version!r} where {SCHEMA!r} version {VERSION} "
-            "is read: name the results.json of a run of this code, or run again"
-        )
-    missing = {"mean", "mean_of_hm", "std", "draws"} - set(results.get("test") or {})
-    if missing:
-        raise UserError(f"{path} lacks {sorted(missing)} in its part 'test': run again")
-    if part := _odd_part(results):
-        raise UserError(f"{path} has a part {part!r} that no run writes: run again")
+    results = FILE.read(
+        path, "name the workdir of a run that has finished, or finish it with --resume"
+    )
+    test = results["test"]
+    parts = {"mean": test["mean"], "std": test["std"]}
+    parts |= {f"draws[{i}]": draw for i, draw in enumerate(test["draws"])}
+    for name, part in parts.items():
+        if absent := sorted({*NUMBERS, *test["mean"]} - {*part}):
+            raise UserError(f"results file {path}: test.{name}.{absent[0]} is missing: run again")
+    if not test["draws"]:
+        raise UserError(f"results file {path}: test.draws is empty: run again")
+    for name, value in fields(results["config"]):
+        if not isinstance(value, str | int | float | None):
+            raise UserError(f"results file {path}: config.{name} is {value}: run again")
     return results
-
-
-def _odd_part(results: Mapping) -> str | None:
-    """The first part that `results_json` would not make so, as far as tables look at it."""
-
-    def numbers(part, needed=()):
-        return isinstance(part, dict) and set(needed) <= set(part) and all(
-            isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)
-            for n in part.values()
-        )
-
-    config, test = results.get("config"), results["test"]
-    kinds = {"dataset": str, "method": str, "shots": int, "seed": int}
-    if not isinstance(config, dict) or any(
-        not isinstance(config.get(name), kind) for name, kind in kinds.items()
-    ) or any(not isinstance(config.get(part, {}), dict) for part in ("data", "diffusion", "model")
-             ) or any(
-        not isinstance(value, str | int | float | None) for _, value in fields(config)
-    ):
-        return "config"
-    draws = test["draws"]
-    if not isinstance(draws, list) or not draws or not numbers({"": test["mean_of_hm"]}) or any(
-        not numbers(part, NUMBERS) for part in (test["mean"], *draws)
-    ) or not numbers(test["std"], test["mean"]) or any(
-        set(test["mean"]) - set(draw) for draw in draws
-    ):
-        return "test"
-    if not numbers(results.get("timing")):
-        return "timing"
-    chosen, data = results.get("chosen", {}), results.get("data", {})
-    if not isinstance(chosen, dict) or any(
-        not isinstance(choice, dict) or not {"value", "on"} <= set(choice)
-        for choice in chosen.values()
-    ):
-        return "chosen"
-    if not isinstance(data, dict) or not isinstance(data.get("classes", 1), int):
-        return "data"
-    return None
 
 
 def ablation(config: Mapping) -> dict[str, str]:

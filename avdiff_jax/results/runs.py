@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.cli.configuration import flat
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS
 from avdiff_jax.results.results_json import CHOICES, NUMBERS, ablation, dataset, read_results
@@ -110,21 +111,6 @@ def find(folders: Iterable[str | Path]) -> list[Finished]:
             raise UserError(f"no results.json at or below {folder}: finish a run there first")
         found |= {path.resolve(): path.parent for path in here}
     return [Finished(workdir, read_results(workdir)) for _, workdir in sorted(found.items())]
-
-
-def flat(config: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested configuration -> {"model.dim": 300, ...}."""
-    out = {}
-    for name, value in config.items():
-        inner = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
-        out |= {f"{prefix}{name}": value} if inner is None else inner
-    return out
-
-
-def differences(ours: Mapping, theirs: Mapping) -> dict[str, tuple]:
-    """Field -> its two values, for the fields in which two configurations differ."""
-    a, b = flat(ours), flat(theirs)
-    return {n: (a.get(n), b.get(n)) for n in sorted({*a, *b}) if a.get(n) != b.get(n)}
 
 
 def group(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from avdiff_jax.io.files import write_atomically
+from avdiff_jax.io.files import write_text
 from avdiff_jax.results import plots
 from avdiff_jax.results.paper import paper, paper_row
 from avdiff_jax.results.results_json import CHOICES, NUMBERS
@@ -125,7 +125,7 @@ def write(tables: Sequence[Table], folder: str | Path, name: str) -> list[Path]:
     for table in tables:
         contents |= {f"{table.name}.csv": csv_text(table), f"{table.name}.tex": latex(table)}
     for file, content in contents.items():
-        write_atomically(folder / file, content)
+        write_text(folder / file, content)
     return [folder / file for file in contents]
 
 

@@ -13,7 +13,8 @@ from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import Trained, model_file
-from avdiff_jax.io.files import draft, plain, write_atomically, write_csv
+from avdiff_jax.io.documents import plain
+from avdiff_jax.io.files import draft, write_csv, write_text
 from avdiff_jax.results import plots, results_json
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices
@@ -64,7 +65,7 @@ def evaluate(models: Mapping[int, Trained], store: Store, split: dict | None, fo
         data={"store": store.name, "classes": len(model.info.classes)},
     )
     results_json.write_results(folder, outcome)
-    write_atomically(folder / "results.md", results_json.table(outcome))
+    write_text(folder / "results.md", results_json.table(outcome))
     return outcome
 
 
@@ -135,7 +136,7 @@ def report(b: Bench, services: Services, workdir, found, outcomes, started) -> d
     writer.hparams(at, config, means)
     results_json.write_results(workdir, outcome)
     table = results_json.table(outcome)
-    write_atomically(workdir / "results.md", table)
+    write_text(workdir / "results.md", table)
     writer.text(at, "results", table)
     return outcome
 

@@ -92,3 +92,43 @@ def test_a_configuration_is_found_here_before_the_checkout(tmp_path, monkeypatch
     Path("configs").mkdir()
     Path("configs/ucf.py").touch()
     assert configuration.located("configs/ucf.py:5shot") == "configs/ucf.py:5shot"
+
+
+def test_an_output_is_no_input_of_any_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("in.h5", "a.npz", "made.csv", "out"):
+        Path(name).write_text("dear")
+    p = Parser("A command.")
+    p.add_output("FILE", "goes there")
+    p.add_output("FILE", "a picture", flag="--plot", required=False)
+    p.add_argument("--npz", action="append", help="several")
+    p.add_argument("path", help="one")
+    for words in (["in.h5", "--out=in.h5"], ["x", "--npz=b.npz", "--npz=a.npz", "--out=a.npz"],
+                  ["in.h5", "--out=x", "--plot", tmp_path / "in.h5"]):
+        with pytest.raises(UserError, match="is read and would be written over"):
+            p.parse_args([*map(str, words), "--overwrite"])
+    for words in (["x", "--out=made.csv"], ["x", "--out=y", "--plot=made.csv"]):
+        with pytest.raises(UserError, match=r"made.csv exists already"):
+            p.parse_args(words)
+        p.parse_args([*words, "--overwrite"])
+    with pytest.raises(UserError, match=r"out exists already"):
+        p.parse_args(["x", "--out=out"])
+
+
+def test_home_is_expanded_after_the_sign_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ["--out=~/a", "--npz", "~/b", "--config.data.store=~/c", "--names=~x"]
+    args, overrides = made().parse_with_overrides(words)
+    assert (args.out, args.npz, args.names) == ("/home/me/a", "/home/me/b", ["~", "x"])
+    assert overrides == ["--config.data.store=/home/me/c"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_output_of_a_command_is_guarded(name):
+    """What is called --out, or names a file to draw or write, is declared as an output."""
+    for parser in every(parser_of(name)):
+        declared = parser.get_default("outputs") or ()
+        for action in parser._actions:
+            if action.dest in ("out", "plot", "json") and (name, action.metavar) != (
+                    "benchmark", "DIR"):  # tables that it keeps up to date itself
+                assert action.dest in declared

@@ -278,7 +278,8 @@ def test_add_class(run, refused, finished, mixed, tmp_path):
     assert lines["B: base classes, against all"][0] == str(tested)
     assert lines["new classes, against all"][0] == str(held_out)
 
-    code, out, err = run(*words, "--classes", mixed[1], "--shots", 3, "--seed", 4, "--no-text")
+    code, out, err = run(*words, "--classes", mixed[1], "--shots", 3, "--seed", 4, "--no-text",
+                         "--overwrite")
     assert code == 0 and "1 classes added to 12 from 3 clips" in out, err
     assert f"new classes, against all{'':16s}     11" in out  # 14 - 3
     code, out, err = run("predict", "--model", "b.npz", "--store", "mixed.h5", "--out", "c.csv")

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from avdiff_jax import metrics
 from avdiff_jax.cli import configuration
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.files import plain
+from avdiff_jax.io.documents import plain
 from avdiff_jax.methods import METHODS
 from avdiff_jax.results import benchmark, paired, plots, runs, tables
 from avdiff_jax.results.results_json import results_json, write_results

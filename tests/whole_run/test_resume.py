@@ -1,5 +1,6 @@
 """An interrupted run that goes on equals one that was never interrupted, array by array."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -139,8 +140,8 @@ def test_a_record_of_another_version_is_refused(number, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "stage1.json").read_text()) == {"version": 1, **RECORD}
     (tmp_path / "stage1.json").write_text(json.dumps(number | RECORD))
     assert workdir.read_record(tmp_path) == RECORD
-    monkeypatch.setattr(workdir, "RECORD_VERSION", 2)
-    with pytest.raises(UserError, match=r"stage1.json is of version 1 where this code reads 2: "):
+    monkeypatch.setattr(workdir, "RECORD", dataclasses.replace(workdir.RECORD, version=2))
+    with pytest.raises(UserError, match=r"stage1.json has version 1 where version 2 is read: "):
         workdir.read_record(tmp_path)
 
 

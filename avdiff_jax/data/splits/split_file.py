@@ -5,25 +5,54 @@ A split is a plain dictionary, the same in memory and as JSON, of clip ids by se
 from: `from_lists`, `from_store`, `data.importers.official`.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal, NotRequired, TypedDict
 
 from avdiff_jax.data.splits.audit import audit
-from avdiff_jax.data.splits.sets import (
-    DRAWN,
-    HOLDS,
-    KINDS,
-    STAGE_1,
-    count,
-    ordered,
-)
+from avdiff_jax.data.splits.sets import DRAWN, HOLDS, KINDS, STAGE_1, Clips, count, ordered
 from avdiff_jax.errors import UserError
-from avdiff_jax.io import text_files
-from avdiff_jax.io.files import draft
+from avdiff_jax.io import documents
 
-SCHEMA, VERSION = "avdiff_jax.split", 1
-BY = ("lists", "group", "clip", "official")
+
+class Classes(TypedDict):
+    """Names of the classes of each kind, sorted."""
+
+    base1: list[str]
+    novel1: list[str]
+    novel2: list[str]
+
+
+class Sets(TypedDict):
+    """Clip ids by class; what is drawn several times is a list of these."""
+
+    train1_base: Clips
+    train1_novel: Clips
+    val_base: Clips
+    val_novel: Clips
+    train2_novel: list[Clips]
+    test_base: Clips
+    test_novel: list[Clips]
+
+
+class Split(TypedDict):
+    """What `finish` makes and the file holds; `notes` may be absent from an old one."""
+
+    schema: str
+    version: int
+    name: str
+    shots: int
+    seed: int | None
+    by: Literal["lists", "group", "clip", "official"]
+    classes: Classes
+    sets: Sets
+    counts: dict
+    notes: NotRequired[list[str]]
+
+
+FILE = documents.Document(
+    "split", Split, "make it again with launch/data.py split", "avdiff_jax.split", 1
+)
 
 
 def finish(
@@ -36,7 +65,7 @@ def finish(
     by: str,
     groups: Mapping[str, str | None] | None = None,
     notes: Iterable[str] = (),
-) -> dict:
+) -> Split:
     """A split as it is written: sorted, counted and audited.
 
     Args:
@@ -51,8 +80,8 @@ def finish(
       UserError: `audit` refuses it.
     """
     split = {
-        "schema": SCHEMA,
-        "version": VERSION,
+        "schema": FILE.schema,
+        "version": FILE.version,
         "name": name,
         "shots": int(shots),
         "seed": None if seed is None else int(seed),
@@ -104,35 +133,31 @@ def report(split: dict) -> str:
 # --- on disk -------------------------------------------------------------------------------------
 
 
-def write(split: dict, path: str | Path) -> None:
+def write(split: Split, path: str | Path) -> None:
     """Writes a split as JSON, whole or not at all; makes the folder where it is missing.
 
     Raises:
       UserError: the place cannot be written to.
     """
-    with draft(path) as made:
-        text = json.dumps(split, indent=1, ensure_ascii=False) + "\n"
-        Path(made).write_text(text, encoding="utf-8")
+    documents.write(path, split, indent=1, sort_keys=False)
 
 
-def load(path: str | Path) -> dict:
+def load(path: str | Path) -> Split:
     """Reads what `write` wrote and audits it again, so that an edited file cannot leak clips.
 
     Raises:
       UserError: the file is missing, not JSON, of another schema or version, malformed, or
         refused by `audit`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"split {path} is missing; make it with launch/data.py split")
-    try:
-        split = json.loads(text_files.text_of(path, "split"))
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); make it again") from None
-    if wrong := _malformed(split):
-        raise UserError(f"{path}: {wrong}; make it again with launch/data.py split")
+    split = FILE.read(path)
+    if split["shots"] < 1:
+        raise UserError(f"{path}: shots is {split['shots']} but must be at least 1; {FILE.mend}")
+    for field, names in (("classes", KINDS), ("sets", HOLDS)):
+        if unknown := sorted({*split[field]} - {*names}):
+            raise UserError(
+                f"{path}: {field} has {unknown[0]!r} but may only have {', '.join(names)}; "
+                f"{FILE.mend}"
+            )
     try:
         audit(split, None)
     except UserError as error:
@@ -143,56 +168,3 @@ def load(path: str | Path) -> dict:
             "again with launch/data.py split"
         )
     return split
-
-
-def _malformed(split) -> str:
-    """What is wrong with the shape of a loaded split, or nothing."""
-    if not isinstance(split, dict):
-        return f"holds a JSON {type(split).__name__} but a split is an object"
-    for field, wanted in (("schema", SCHEMA), ("version", VERSION)):
-        if split.get(field) != wanted:
-            return f"{field} is {split.get(field)!r} but this program reads {wanted!r}"
-    for field, kinds in (
-        ("name", str),
-        ("shots", int),
-        ("seed", (int, type(None))),
-        ("by", str),
-        ("classes", dict),
-        ("sets", dict),
-        ("counts", dict),
-    ):
-        if field not in split:
-            return f"{field!r} is missing"
-        if not isinstance(split[field], kinds) or isinstance(split[field], bool):
-            return f"{field!r} is {_short(split[field])}, of the wrong type"
-    if split["by"] not in BY:
-        return f"by is {split['by']!r} but must be one of {', '.join(BY)}"
-    if split["shots"] < 1:
-        return f"shots is {split['shots']} but must be at least 1"
-    for field, wanted in (("classes", set(KINDS)), ("sets", set(HOLDS))):
-        if set(split[field]) != wanted:
-            odd = min(set(split[field]) ^ wanted)
-            return f"{field} has {sorted(split[field])} but must have {sorted(wanted)} ({odd!r})"
-    for kind, names in split["classes"].items():
-        if not _is_strings(names):
-            return f"classes.{kind} is {_short(names)} but must be a list of class names"
-    for key, content in split["sets"].items():
-        if (key in DRAWN) != isinstance(content, list):
-            return f"sets.{key} is {_short(content)} but must be " + (
-                "a list of draws" if key in DRAWN else "an object of classes"
-            )
-        for draw in content if key in DRAWN else [content]:
-            if not isinstance(draw, dict) or not all(map(_is_strings, draw.values())):
-                return f"sets.{key} must map class names to lists of clip ids"
-    if not _is_strings(split.get("notes", [])):
-        return f"'notes' is {_short(split['notes'])} but must be a list of sentences"
-    return ""
-
-
-def _is_strings(value) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _short(value) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -30,7 +30,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for module, name in ((os, "replace"), (Path, "write_text")):
+    for module, name in ((os, "replace"), (Path, "open")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(UserError, match=r"cannot write .*split.json: No space left"):
@@ -43,29 +43,29 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda split: [split], "a JSON list but a split is an object"),
-        (lambda split: {**split, "schema": "other"}, "schema is 'other' but this program reads"),
-        (lambda split: {**split, "version": 2}, "version is 2 but this program reads 1"),
-        (lambda split: {k: v for k, v in split.items() if k != "shots"}, "'shots' is missing"),
-        (lambda split: {k: v for k, v in split.items() if k != "counts"}, "'counts' is missing"),
-        (lambda split: {**split, "shots": "5"}, """'shots' is "5", of the wrong type"""),
-        (lambda split: {**split, "shots": True}, "'shots' is true, of the wrong type"),
+        (lambda split: [split], "holds a list where a split is an object"),
+        (lambda split: {**split, "schema": "other"}, r"schema 'other' version 1 where .*\.split'"),
+        (lambda split: {**split, "version": 2}, "version 2 where .* version 1 is read: use the co"),
+        (lambda split: {k: v for k, v in split.items() if k != "shots"}, "shots is missing"),
+        (lambda split: {k: v for k, v in split.items() if k != "counts"}, "counts is missing"),
+        (lambda split: {**split, "shots": "5"}, 'shots is "5" but must be a whole number: make it'),
+        (lambda split: {**split, "shots": True}, "shots is true but must be a whole number"),
         (lambda split: {**split, "shots": 0}, "shots is 0 but must be at least 1"),
         (lambda split: {**split, "shots": 4}, "5 clips .* exactly 4 shots"),
-        (lambda split: {**split, "seed": "a"}, "'seed' is"),
-        (lambda split: {**split, "by": "week"}, "by is 'week' but must be one of lists"),
-        (lambda split: {**split, "sets": []}, "'sets' is"),
-        (lambda split: {**split, "sets": {}}, "sets has .* but must have"),
+        (lambda split: {**split, "seed": "a"}, 'seed is "a" but must be a whole number or null'),
+        (lambda split: {**split, "by": "week"}, 'by is "week" but must be one of lists, group, '),
+        (lambda split: {**split, "sets": []}, "sets is a list but must be an object"),
+        (lambda split: {**split, "sets": {}}, "sets.test_base is missing"),
         (lambda split: _put(split, "classes", "base1", "abc"), r'classes.base1 is "abc" but must'),
-        (lambda split: _put(split, "classes", "base3", []), "classes has .*base3"),
-        (lambda split: _put(split, "sets", "val_base", [{}]), "must be an object of classes"),
-        (lambda split: _put(split, "sets", "val_base", {"a": [1]}), "class names to lists of cl"),
-        (lambda split: _put(split, "sets", "val_base", {"a": "b"}), "class names to lists of clip"),
-        (lambda split: _put(split, "sets", "test_novel", {}), "must be a list of draws"),
-        (lambda split: _put(split, "sets", "test_novel", [3]), "class names to lists of clip ids"),
+        (lambda split: _put(split, "classes", "base3", []), "classes has 'base3' but may"),
+        (lambda split: _put(split, "sets", "val_base", [{}]), "val_base is a list but must be"),
+        (lambda split: _put(split, "sets", "val_base", {"a": [1]}), r"val_base.a\[0\] is 1 but"),
+        (lambda split: _put(split, "sets", "val_base", {"a": "b"}), 'val_base.a is "b" but must'),
+        (lambda split: _put(split, "sets", "test_novel", {}), "test_novel is an object but"),
+        (lambda split: _put(split, "sets", "test_novel", [3]), r"test_novel\[0\] is 3 but"),
         (lambda split: _put(split, "sets", "test_novel", []), "and 0 of test_novel but needs 3"),
         (lambda split: _put(split, "counts", "val_base", 1), "counts says .* but the sets hold"),
-        (lambda split: {**split, "notes": "x"}, "'notes' is"),
+        (lambda split: {**split, "notes": "x"}, 'notes is "x" but must be a list, each'),
     ],
 )
 def test_malformed_files_are_refused(tmp_path, change, message):
@@ -88,7 +88,7 @@ def test_files_that_are_no_json_are_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} is not {kind}"):
             split_file.load(tmp_path / name)
-    with pytest.raises(UserError, match=r"nothing\.json is missing; make it with"):
+    with pytest.raises(UserError, match=r"nothing\.json does not exist: make it ag"):
         split_file.load(tmp_path / "nothing.json")
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
         split_file.load(tmp_path)
