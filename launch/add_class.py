@@ -116,7 +116,7 @@ def main(argv=None):
         kept = np.flatnonzero(~np.isin(ids, bigger.examples.clips))
         if kept.size:
             audio, video, names = ([part[i] for i in kept] for part in (audio, video, names))
-            print(adding.comparison(model, bigger, audio, video, names))
+            print(adding.compare_models(model, bigger, audio, video, names))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from avdiff_jax.inference import pytorch_weights
 from avdiff_jax.io import text_files
 from avdiff_jax.methods import METHODS
 from avdiff_jax.runtime import devices
-from avdiff_jax.train.context import bench
+from avdiff_jax.train.context import prepare_stage
 
 
 def parser() -> Parser:
@@ -78,10 +78,10 @@ def main(argv=None):
         state = pytorch_weights.read_checkpoint(args.checkpoint)
         store, split = open_store(args.store), split_file.load(args.split)
         feed = Feed(store, devices.mesh(), "host")
-        b = bench(config, METHODS["avdiff"], feed, stages.stage(split, store, 2), 2)
-        info = ordered(b.info, args.classes) if args.classes else b.info
+        context = prepare_stage(config, METHODS["avdiff"], feed, stages.stage(split, store, 2), 2)
+        info = ordered(context.info, args.classes) if args.classes else context.info
         model = pytorch_weights.trained(
-            args.checkpoint, state, info, feed.seconds, b.lengths, args.gamma
+            args.checkpoint, state, info, feed.seconds, context.lengths, args.gamma
         )
         model.save(args.out)
         left = pytorch_weights.unused(state)

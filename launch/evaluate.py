@@ -27,7 +27,7 @@ from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.inference.model import Trained, load, model_file
 from avdiff_jax.results import results_json
 from avdiff_jax.runtime import devices
-from avdiff_jax.train import report
+from avdiff_jax.train import evaluation
 
 
 def parser() -> Parser:
@@ -73,7 +73,7 @@ def main(argv=None):
         config = next(iter(found.values())).info.config
         devices.configure()
         store, split = data(args, config)
-        outcome = report.evaluate(found, store, split, pathlib.Path(args.out))
+        outcome = evaluation.evaluate(found, store, split, pathlib.Path(args.out))
         print(f"{results_json.table(outcome)}\nwritten to {args.out}")
 
 

@@ -50,9 +50,9 @@ from avdiff_jax.methods import method
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.speed import flops
-from avdiff_jax.train.context import bench, initial_vars
-from avdiff_jax.train.stage import ready
-from avdiff_jax.train.substage import Phase
+from avdiff_jax.train.context import initialise_variables, prepare_stage
+from avdiff_jax.train.records import Phase
+from avdiff_jax.train.stage import prepare_substage
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
 _JSON = flags.DEFINE_string("json", None, "where the numbers are written")
@@ -167,7 +167,7 @@ def made_ready(config, store, mesh, sizes):
     base = Members(*(x[is_base[every.labels]] for x in every))
     novel = Members(*(x[~is_base[every.labels]] for x in every))
     stage = Stage(store.class_names, is_base, base, (novel,), base, (novel,))
-    return bench(config, method(config.method), Feed(store, mesh, "device"), stage, 1)
+    return prepare_stage(config, method(config.method), Feed(store, mesh, "device"), stage, 1)
 
 
 def needed(config, phase, plans, sizes):
@@ -187,8 +187,8 @@ def training(b, vars, phase: str, sizes) -> dict | None:
     config, number = b.info.config, 1 if phase == "substage1" else 2
     if not b.method.players(b.info, number):
         return None
-    setting, state = ready(b, Phase(1, number), vars, None)
-    feed, (members,) = setting.feed, setting.members
+    setting, state = prepare_substage(b, Phase(1, number), vars, None)
+    feed, (members,) = setting.source, setting.members
     plan = functools.partial(
         feed.plan, lengths=b.lengths, batch=config.train.batch, steps=STEPS
     )
@@ -201,11 +201,11 @@ def training(b, vars, phase: str, sizes) -> dict | None:
         for i, part in enumerate(members)
     ]
     key = jax.random.key(0)
-    done = flops.executed(setting.train, state, feed.data, inputs, key)
+    done = flops.executed(setting.program, state, feed.data, inputs, key)
     box = [state]
 
     def dispatch():
-        box[0], metrics = setting.train(box[0], feed.data, inputs, key)
+        box[0], metrics = setting.program(box[0], feed.data, inputs, key)
         return metrics
 
     return {
@@ -234,7 +234,7 @@ def evaluation(config, vars, mesh, sizes, fixed, ragged) -> dict:
         plan = training_plan(store, every, fixed, config.eval.batch, 1, [0])
         inputs = b.feed.inputs(jax.tree.map(lambda x: x[0], plan), fixed)
         return {
-            **seconds_of(lambda: b.steps.score(vars, b.feed.data, inputs, fixed)),
+            **seconds_of(lambda: b.score_batch(vars, inputs, fixed)),
             "needed_gflop": needed(config, "evaluation", [plan], sizes),
             "clips": config.eval.batch,
         }
@@ -248,7 +248,7 @@ def sampler(b, vars, sizes) -> dict | None:
     labels = jnp.arange(config.train.batch) % sizes.classes
     plan = training_plan(b.feed.store, b.stage.base, b.lengths, config.train.batch, 1, [0])
     return {
-        **seconds_of(lambda: b.steps.generate(vars, jax.random.key(0), labels)),
+        **seconds_of(lambda: b.generate(vars, jax.random.key(0), labels)),
         "needed_gflop": needed(config, "sampler", [plan], sizes),
         "clips": config.train.batch,
     }
@@ -299,7 +299,7 @@ def measured(
     with random_store(lengths_of(4 * config.train.batch, fixed, ragged), sizes) as store:
         b = made_ready(config, store, mesh, sizes)
         cached = made_ready(changed(config, train__frozen_mode="eval"), store, mesh, sizes)
-        vars = initial_vars(b)
+        vars = initialise_variables(b)
         jobs = {
             "substage1": lambda: training(b, vars, "substage1", sizes),
             "substage2": lambda: training(b, vars, "substage2", sizes),

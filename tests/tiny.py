@@ -24,9 +24,11 @@ from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train import protocol
 from avdiff_jax.train import workdir as workdirs
-from avdiff_jax.train.context import bench, initial_vars
-from avdiff_jax.train.stage import ready
-from avdiff_jax.train.substage import Phase, Services, run_substage
+from avdiff_jax.train.context import initialise_variables, prepare_stage
+from avdiff_jax.train.records import Phase
+from avdiff_jax.train.setting import Schedule
+from avdiff_jax.train.stage import prepare_substage
+from avdiff_jax.train.substage import Services, run_substage
 from configs import synthetic as synthetic_config
 from tests import ROOT
 
@@ -103,17 +105,17 @@ def mesh(count: int = 1):
     )
 
 
-def make_bench(c, number: int = 1, store=None, devices: int = 1, stage=None):
+def make_context(c, number: int = 1, store=None, devices: int = 1, stage=None):
     """Stage `number` of a configuration, made ready."""
     store = store or open_store(c.data.store)
     stage = stage or stages.stage(split_file.load(c.data.split), store, number)
     feed = Feed(store, mesh(devices), c.data.residence)
-    return bench(c, method(c.method), feed, stage, number)
+    return prepare_stage(c, method(c.method), feed, stage, number)
 
 
 def services(workdir, stop=None):
     """What a substage needs, writing below `workdir`."""
-    last, best = workdirs.checkpoints(pathlib.Path(workdir))
+    last, best = workdirs.open_checkpoints(pathlib.Path(workdir))
     return Services(Writer(workdir), last, best, stop or Stop())
 
 
@@ -186,12 +188,12 @@ def outcome(workdir) -> dict:
 
 def substage2(c, workdir, devices: int = 1):
     """(state, curves) of an epoch of substage 2 from fresh variables."""
-    b = make_bench(c, devices=devices)
-    setting, state = ready(b, Phase(1, 2), initial_vars(b), None)
+    b = make_context(c, devices=devices)
+    setting, state = prepare_substage(b, Phase(1, 2), initialise_variables(b), None)
     assert all(x.sharding.mesh.size == devices for x in jax.tree.leaves(state))
     given = services(workdir)
     with given.writer:
-        outcome = run_substage(setting, state, 1, given, 0)
+        outcome = run_substage(setting, state, Schedule(1), given, 0)
     (line,) = lines(workdir)
     return jax.device_get(outcome.state), line
 
@@ -219,10 +221,10 @@ def finish(c, workdir, *args, **more):
     """Runs the protocol; returns (results, the final training states of the draws)."""
     kept, report = [], protocol.report
 
-    def keeping(b, services, workdir, found, outcomes, started):
+    def keeping(context, services, folder, record, outcomes, started):
         outcomes = list(outcomes)
         kept.extend(jax.device_get(outcome.state) for _, outcome in outcomes)
-        return report(b, services, workdir, found, outcomes, started)
+        return report(context, services, folder, record, outcomes, started)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "report", keeping)

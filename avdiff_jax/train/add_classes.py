@@ -3,34 +3,25 @@ tokens of the old clips, which the model keeps, and those of the new ones."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from avdiff_jax.data import stream
 from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.windows import ROLES, Limits, drawn
+from avdiff_jax.data.windows import ROLES, Limits
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import ADDED, Examples, Trained
 from avdiff_jax.methods.method import Info, Vars
 from avdiff_jax.metrics import calibrated, mean_class_accuracy
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.progress import Progress
-from avdiff_jax.train.feature_cache import Rows
-from avdiff_jax.train.optimisers import TrainState, cut_rate, fresh_optimisers
-from avdiff_jax.train.step import training_steps
-from avdiff_jax.train.substage import CUT
+from avdiff_jax.train.feature_cache import cache_examples
+from avdiff_jax.train.optimisers import CUT, TrainState, copy_tree, cut_rate, fresh_optimisers
+from avdiff_jax.train.step import compile_training
 
-STRENGTH = 0.1  # of the ridge in `stand_ins`, against a similarity of 1 of a class with itself
-
-
-class Kept(NamedTuple):
-    """As much of a `Feed` as `training_steps` reads where all features are there."""
-
-    mesh: Mesh
+STRENGTH = 0.1  # of the ridge in `derive_text`, against a similarity of 1 of a class with itself
 
 
 def add_classes(
@@ -42,7 +33,7 @@ def add_classes(
     ids: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Trained:
-    """A model that knows more classes.
+    """Returns a model that knows more classes.
 
     Base updates see the base classes, novel ones all others, so classes that were added earlier
     are learnt on: added in two steps or at once, the last step is the same but for where it starts.
@@ -51,13 +42,13 @@ def add_classes(
       model: with its examples; stays as it is.
       audio, video: n arrays each, as for `Trained.scores`.
       names: the class of each clip; none is known to the model.
-      text: vectors [Dt] by class; a class without one is conditioned by `stand_ins`.
+      text: vectors [Dt] by class; a class without one is conditioned by `derive_text`.
       ids: of the clips, to tell later which ones were trained on; default: class and number.
 
     Raises:
       UserError: a model or arrays that this cannot be done with.
     """
-    _check(model, names, text)
+    check_request(model, names, text)
     if len(names) != len(audio):
         raise UserError(f"{len(names)} class names for {len(audio)} clips: give one a clip")
     new = sorted(set(names))
@@ -70,25 +61,29 @@ def add_classes(
         np.concatenate([old.features, features]), np.concatenate([old.labels, labels]),
         np.concatenate([old.clips, np.array(ids, str)]),
     )
-    info = _grown(model.info, new, examples, text or {})
+    info = extend_info(model.info, new, examples, text or {})
 
     def batches():
-        at = 0
+        first = 0
         for piece in model.pieces(clips):
-            part, at = labels[at : at + len(piece.clip_ids)], at + len(piece.clip_ids)
-            every = stream.batches(piece, part, Limits(*model.lengths), info.config.eval.batch)
+            of_piece = labels[first : first + len(piece.clip_ids)]
+            first += len(piece.clip_ids)
+            every = stream.batches(piece, of_piece, Limits(*model.lengths), info.config.eval.batch)
             yield from (batch for _, batch in every)
 
     key = jax.random.fold_in(jax.random.key(info.config.seed), seed)
     k_grow, k_train = jax.random.split(key)
-    vars = model.method.grow(k_grow, info, model.vars, batches)
     grown = dataclasses.replace(
-        model, info=info, kinds=model.kinds + (ADDED,) * len(new), vars=vars, examples=examples
+        model, info=info, kinds=model.kinds + (ADDED,) * len(new), examples=examples,
+        vars=model.method.grow(k_grow, info, model.vars, batches),
     )
-    return dataclasses.replace(grown, vars=trained_on_examples(grown, k_train, seed))
+    return dataclasses.replace(grown, vars=train_on_examples(grown, k_train, seed))
 
 
-def _check(model: Trained, names, text) -> None:
+def check_request(
+    model: Trained, names: Sequence[str], text: Mapping[str, np.ndarray] | None
+) -> None:
+    """Checks that the model can learn these classes. Raises UserError where it cannot."""
     method = model.info.config.method
     if not model.method.grow:
         raise UserError(
@@ -115,10 +110,13 @@ def _check(model: Trained, names, text) -> None:
             )
 
 
-def _grown(info: Info, new: list[str], examples: Examples, text: Mapping) -> Info:
-    """`info` with the new classes behind the old ones, none of them base."""
+def extend_info(
+    info: Info, new: list[str], examples: Examples, text: Mapping[str, np.ndarray]
+) -> Info:
+    """Puts the new classes behind the old ones of `info`; none of them is base."""
     if missing := [name for name in new if name not in text]:
-        text = {**text, **dict(zip(missing, stand_ins(info, new, missing, examples), strict=True))}
+        derived = derive_text(info, new, missing, examples)
+        text = {**text, **dict(zip(missing, derived, strict=True))}
     vectors = np.stack([text[name] for name in new]).astype(info.text.dtype)
     return info._replace(
         classes=info.classes + tuple(new), text=np.concatenate([info.text, vectors]),
@@ -126,8 +124,9 @@ def _grown(info: Info, new: list[str], examples: Examples, text: Mapping) -> Inf
     )
 
 
-def stand_ins(info: Info, new: list[str], missing: list[str], examples: Examples) -> np.ndarray:
-    """Text vectors [m, Dt] for classes that have none, so that prototypes condition the generator.
+def derive_text(info: Info, new: list[str], missing: list[str], examples: Examples) -> np.ndarray:
+    """Derives text vectors [m, Dt] for classes that have none, so that prototypes condition the
+    generator.
 
     The generator only knows the text vectors of old classes, so a new one's prototype, its mean
     token, is written as a combination of the old prototypes (ridge regression), and its vector is
@@ -146,31 +145,29 @@ def stand_ins(info: Info, new: list[str], missing: list[str], examples: Examples
     return vectors * length / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def trained_on_examples(model: Trained, key: jax.Array, seed: int) -> Vars:
-    """The variables after substage 2 on the examples, as long as the run's own."""
+def train_on_examples(model: Trained, key: jax.Array, seed: int) -> Vars:
+    """Trains substage 2 on the examples, as long as the run's own; returns the variables."""
     config, examples = model.info.config.train, model.examples
+    assert examples is not None
     is_base = model.info.is_base[examples.labels]
-    members = {
-        role: Members(rows, examples.labels[rows])
-        for role, rows in zip(
-            ROLES, (np.flatnonzero(is_base), np.flatnonzero(~is_base)), strict=True)
-    }
-    run = training_steps(
-        model.method, model.info, 2, Kept(devices.mesh()), model.lengths, cached=True
-    )
-    vars = jax.tree.map(jnp.copy, model.vars)
-    opt = fresh_optimisers(model.method, model.info, 2, vars)
-    state = TrainState(vars=vars, opt=opt, updates=jnp.zeros((), jnp.int32))
-    features = jnp.asarray(examples.features)
+    members = [Members(rows, examples.labels[rows])
+               for rows in (np.flatnonzero(is_base), np.flatnonzero(~is_base))]
+    source = cache_examples(examples.features, devices.mesh())
+    run = compile_training(model.method, model.info, 2, source, model.lengths)
+    variables = copy_tree(model.vars)
+    opt = fresh_optimisers(model.method, model.info, 2, variables)
+    state = TrainState(vars=variables, opt=opt, updates=jnp.zeros((), jnp.int32))
     with Progress(model.epochs * config.batches, "new classes") as progress:
         for epoch in range(1, model.epochs + 1):
+            # Plans go to all devices as they are: the batch need not divide by their number.
             plans = {}
-            for i, (role, of_role) in enumerate(members.items()):
+            for i, role in enumerate(ROLES):
                 place = [model.info.config.seed, seed, epoch, i]
-                chosen = drawn(of_role, config.batch, config.batches, place)
-                plans[role] = Rows(chosen.clips, chosen.labels)
-            state, found = run(state, features, plans, key)
-            losses = np.stack([found[f"{role}/main/loss"] for role in ROLES])
+                plans[role] = source.plan(
+                    members[i], model.lengths, config.batch, config.batches, place
+                )
+            state, metrics = run(state, source.data, plans, key)
+            losses = np.stack([metrics[f"{role}/main/loss"] for role in ROLES])
             if not np.isfinite(losses).all():
                 raise UserError(
                     f"the loss is not finite in epoch {epoch} of the new classes: check their "
@@ -182,8 +179,11 @@ def trained_on_examples(model: Trained, key: jax.Array, seed: int) -> Vars:
     return jax.tree.map(jnp.asarray, jax.device_get(state.vars))
 
 
-def comparison(before: Trained, after: Trained, audio, video, names) -> str:
-    """A table of accuracies on held-out clips, in percent, before and after classes were added.
+def compare_models(
+    before: Trained, after: Trained, audio: Sequence, video: Sequence, names: Sequence[str]
+) -> str:
+    """Makes a table of accuracies on held-out clips, in percent, before and after classes were
+    added.
 
     Args:
       after: knows the classes of `before` and more.

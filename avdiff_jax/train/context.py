@@ -1,37 +1,99 @@
-"""A stage made ready: who is trained and measured, and its compiled functions."""
+"""A stage made ready: whom it trains and measures, and its compiled functions."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from avdiff_jax.data.feed import Feed
-from avdiff_jax.data.splits.stages import Members, Stage
+from avdiff_jax.data.splits.stages import Members, Stage, concat_members
+from avdiff_jax.data.store import Store
 from avdiff_jax.data.windows import Bucket, Lengths, Limits, evaluation_buckets, training_plan
-from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
-from avdiff_jax.train.feature_cache import fused
-from avdiff_jax.train.step import Steps, compiled
+from avdiff_jax.train.scoring import Scorer, fuse_members, prepare_scorer
+from avdiff_jax.train.source import Source
+from avdiff_jax.train.step import compile_training
 
 
-class Bench(NamedTuple):
-    """A stage made ready: who is trained and measured, and its compiled functions."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class StageContext(Scorer):
+    """A stage made ready. It scores clips as any `Scorer`, and it trains.
+
+    number: 1 or 2.
+    lengths: the fixed shape of its training batches.
+    collate: compiled (data, inputs, lengths) -> Batch.
+    embed, generate: compiled, those of the method without `info`; None where it has none.
+    programs: the compiled training steps so far; see `training_program`.
+    """
 
     number: int
     stage: Stage
-    method: Method
-    info: Info
-    feed: Feed
     lengths: Lengths
-    steps: Steps
+    collate: Callable
+    embed: Callable | None
+    generate: Callable | None
+    programs: dict[tuple, Callable] = dataclasses.field(default_factory=dict)
+
+    def training_program(self, substage: int, source: Source, draws: int = 0) -> Callable:
+        """Returns what `compile_training` makes, the same for all draws and for all sources whose
+        batches are made in the same way."""
+        kind = (substage, source.batch, draws)
+        if kind not in self.programs:
+            self.programs[kind] = compile_training(
+                self.method, self.info, substage, source, self.lengths, draws
+            )
+        return self.programs[kind]
 
 
-def audio_scaling(config, store, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale [Da] of the audio: 0 and 1/255, or mean and 1/deviation of all tokens of
-    `clips` (the stage's base training clips)."""
+def prepare_stage(
+    config: ConfigDict, method: Method, feed: Feed, stage: Stage, number: int
+) -> StageContext:
+    """Makes stage `number` ready; a function that is never called is never compiled."""
+    info = describe_stage(config, feed.store, stage)
+    clips = np.concatenate([stage.base.clips, *(members.clips for members in stage.novel)])
+    limits = Limits(config.data.train_max_audio, config.data.train_max_video)
+    scorer, precision = prepare_scorer(method, info, feed), config.device.precision
+
+    def compile_part(function):
+        # Methods without a generator have neither.
+        return compile_function(partial(function, info), precision) if function else None
+
+    return StageContext(
+        method, info, feed, scorer.fuse, scorer.judge,
+        number=number, stage=stage, lengths=limits.lengths(feed.store, clips),
+        collate=compile_function(feed.batch, precision, static_argnames="lengths"),
+        embed=compile_part(method.embed), generate=compile_part(method.generate),
+    )
+
+
+def describe_stage(config: ConfigDict, store: Store, stage: Stage) -> Info:
+    """Collects what a method may know of a stage. Class texts are found by name, whatever its
+    letter case."""
+    shift, scale = measure_audio_scaling(config, store, stage.base.clips)
+    text = {str(n): store.class_text[i] for i, n in enumerate(store.class_names)}
+    folded = {name.casefold(): vector for name, vector in text.items()}
+    return Info(
+        config=config,
+        classes=stage.class_names,
+        is_base=stage.is_base,
+        text=np.stack([text.get(n, folded[n.casefold()]) for n in stage.class_names]),
+        audio_shift=shift,
+        audio_scale=scale,
+        video_dim=store.video.dim,
+    )
+
+
+def measure_audio_scaling(
+    config: ConfigDict, store: Store, clips: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns shift and scale [Da] of the audio: 0 and 1/255, or mean and 1/deviation of all
+    tokens of `clips` (the stage's base training clips)."""
     audio = store.audio
     if config.data.audio_scale == "255":
         return np.zeros(audio.dim), np.full(audio.dim, 1 / 255)
@@ -45,106 +107,45 @@ def audio_scaling(config, store, clips: np.ndarray) -> tuple[np.ndarray, np.ndar
     return mean, 1 / np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, 1)
 
 
-def bench(config, method: Method, feed: Feed, stage: Stage, number: int) -> Bench:
-    """Makes stage `number` ready."""
-    store = feed.store
-    shift, scale = audio_scaling(config, store, stage.base.clips)
-    text = {str(n): store.class_text[i] for i, n in enumerate(store.class_names)}
-    folded = {name.casefold(): vector for name, vector in text.items()}
-    info = Info(
-        config=config,
-        classes=stage.class_names,
-        is_base=stage.is_base,
-        text=np.stack([text.get(n, folded[n.casefold()]) for n in stage.class_names]),
-        audio_shift=shift,
-        audio_scale=scale,
-        video_dim=store.video.dim,
-    )
-    limits = Limits(config.data.train_max_audio, config.data.train_max_video)
-    clips = np.concatenate([stage.base.clips, *(m.clips for m in stage.novel)])
-    lengths = limits.lengths(store, clips)
-    steps = compiled(method, info, feed, lengths)
-    return Bench(number, stage, method, info, feed, lengths, steps)
-
-
-def initial_vars(b: Bench) -> Vars:
-    """Fresh variables, a function of the seed and the stage, replicated over the devices."""
-    config = b.info.config
-    plan = training_plan(b.feed.store, b.stage.base, b.lengths, b.feed.mesh.size, 1, [0])
-    inputs = b.feed.inputs(jax.tree.map(lambda x: x[0], plan), b.lengths)
-    key = jax.random.fold_in(jax.random.key(config.seed), b.number)
+def initialise_variables(context: StageContext) -> Vars:
+    """Makes fresh variables, a function of the seed and the stage, replicated over the devices."""
+    config, feed, lengths = context.info.config, context.feed, context.lengths
+    plan = training_plan(feed.store, context.stage.base, lengths, feed.mesh.size, 1, [0])
+    inputs = feed.inputs(jax.tree.map(lambda x: x[0], plan), lengths)
+    key = jax.random.fold_in(jax.random.key(config.seed), context.number)
 
     def init(key, data, inputs):
-        return b.method.init(key, b.info, b.feed.batch(data, inputs, b.lengths))
+        return context.method.init(key, context.info, feed.batch(data, inputs, lengths))
 
-    whole = devices.replicated(b.feed.mesh)
+    whole = devices.replicated(feed.mesh)
     # It runs once, and is all random numbers, which take a CPU long to compile well. XLA for GPUs
     # knows no such level.
-    quickly = {"xla_backend_optimization_level": 0} if devices.on_cpu(b.feed.mesh) else None
-    made = compile_function(init, config.device.precision, quickly, out_shardings=whole)
-    return made(key, b.feed.data, inputs)
+    quickly = {"xla_backend_optimization_level": 0} if devices.on_cpu(feed.mesh) else None
+    initialise = compile_function(init, config.device.precision, quickly, out_shardings=whole)
+    return initialise(key, feed.data, inputs)
 
 
-def measured_buckets(b: Bench, members: Members, test: bool) -> list[Bucket]:
-    """Evaluation batches of `members` under the limits for validation or test."""
-    data, evaluation = b.info.config.data, b.info.config.eval
-    limits = (
-        Limits(data.test_max_audio, data.test_max_video)
-        if test
-        else Limits(data.val_max_audio, data.val_max_video)
-    )
-    return evaluation_buckets(b.feed.store, members, limits, evaluation.batch)
-
-
-def scored(b: Bench, vars: Vars, members: Members, buckets: list[Bucket]) -> np.ndarray:
-    """Scores [n, C] of `members` in their order; each clip once."""
-    out = np.zeros((len(members.labels), len(b.info.classes)), np.float32)
-    waiting = [
-        (rows, b.steps.score(vars, b.feed.data, inputs, lengths))
-        for rows, inputs, lengths in b.feed.measured(buckets)
-    ]
-    for rows, scores in jax.device_get(waiting):
-        out[rows[rows >= 0]] = scores[rows >= 0]
-    return finite(b, out)
-
-
-def finite(b: Bench, scores: np.ndarray) -> np.ndarray:
-    """`scores` as they are.
-
-    Raises:
-      UserError: one of them is not a finite number.
-    """
-    if not np.isfinite(scores).all():
-        raise UserError(
-            f"the scores of stage {b.number} are not finite: check the features for extreme "
-            "values, or lower --config.train.learning_rate"
-        )
-    return scores
-
-
-def joined(*members: Members) -> Members:
-    """Several sets as one."""
-    return Members(*(np.concatenate(parts) for parts in zip(*members, strict=True)))
-
-
-def training_buckets(b: Bench, members: Members) -> list[Bucket]:
-    """Evaluation batches of training clips, cut as in training but centred."""
+def bucket_training_clips(context: StageContext, members: Members) -> list[Bucket]:
+    """Sorts training clips into evaluation batches, cut as in training but centred."""
     return evaluation_buckets(
-        b.feed.store, members, Limits(*b.lengths), b.info.config.eval.batch
+        context.feed.store, members, Limits(*context.lengths), context.info.config.eval.batch
     )
 
 
-def training_features(b: Bench, vars: Vars, members: Members):
-    """What `Method.features` makes of training clips in evaluation mode, [n, ...]."""
-    return fused(b.steps.fuse, b.feed, vars, training_buckets(b, members), len(members.labels))
+def fuse_training_clips(context: StageContext, variables: Vars, members: Members) -> Any:
+    """Returns what `Method.features` makes of training clips in evaluation mode, [n, ...]."""
+    buckets = bucket_training_clips(context, members)
+    return fuse_members(context, variables, buckets, len(members.labels))
 
 
-def training_clips(b: Bench, members: tuple[Members, ...]) -> Callable[[], Iterator]:
-    """A function that iterates over all clips of `members` in their `training_buckets`."""
-    buckets = training_buckets(b, joined(*members))
+def iterate_training_clips(
+    context: StageContext, members: tuple[Members, ...]
+) -> Callable[[], Iterator]:
+    """Returns a function that iterates over all clips of `members` in evaluation batches."""
+    buckets = bucket_training_clips(context, concat_members(*members))
 
     def clips():
-        for _, inputs, lengths in b.feed.measured(buckets):
-            yield b.steps.batch(b.feed.data, inputs, lengths)
+        for _, inputs, lengths in context.feed.measured(buckets):
+            yield context.collate(context.feed.data, inputs, lengths)
 
     return clips

@@ -1,4 +1,4 @@
-"""Fused features that were computed once, where the part that makes them stands still.
+"""Features that were computed once, where the part that makes them stands still.
 
 In substage 2 with `train.frozen_mode=eval` the features of a clip (the fused token) are the same
 in every update, so they are computed once and only the small networks behind them are trained.
@@ -6,18 +6,20 @@ A clip that is longer than the training batches has `train.crops` of them, from 
 spaced windows, in the place of windows at random.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 
-from avdiff_jax.data.feed import Feed, largest_divisor
+from avdiff_jax.data.feed import largest_divisor
 from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.windows import Bucket, Lengths, Limits, drawn, evaluation_buckets
+from avdiff_jax.data.windows import Lengths, Limits, drawn, evaluation_buckets
+from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime import devices
+from avdiff_jax.train.scoring import Scorer, fuse_members
 
 
 @struct.dataclass
@@ -39,77 +41,72 @@ class Rows:
     label: np.ndarray
 
 
-def fused(fuse: Callable, feed: Feed, vars, buckets: list[Bucket], count: int):
-    """Features [count, ...] of the clips in `buckets`, in the order of their rows.
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureCache:
+    """A `Source` of clips whose features are there.
 
-    Args:
-      fuse: compiled by `train.step.fusing_step`.
-    """
-    parts, order = [], []
-    for rows, inputs, lengths in feed.measured(buckets):
-        parts.append(fuse(vars, feed.data, inputs, lengths))
-        order.append(rows)
-    order = np.concatenate(order)
-    place = np.zeros(count, np.int64)
-    place[order[order >= 0]] = np.flatnonzero(order >= 0)
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x)[place], *parts)
-    return devices.put(joined, devices.replicated(feed.mesh))
-
-
-class Cache:
-    """Stands in for a `Feed` whose clips have been fused.
-
-    Args:
-      fuse: compiled by `train.step.fusing_step`.
-      feed, vars: the clips, and what fuses them.
-      members: every clip that will be asked for.
-      lengths: the fixed shape of training batches without a cache.
-      batch: clips that are fused at a time.
-      crops: windows of a clip that is longer than `lengths`.
-
-    Attributes:
-      data: features [N, ...] of all windows, on the device.
+    data: features [N, ...] of all windows, on the devices.
+    first, windows: of each clip, the row of its first window and the number of its windows.
     """
 
-    streamed = False
-
-    def __init__(
-        self, fuse: Callable, feed: Feed, vars, members: Members, lengths: Lengths, batch: int,
-        crops: int,
-    ):
-        self.mesh = feed.mesh
-        store, clips = feed.store, np.unique(members.clips)
-        longer = store.video.lengths[clips] > lengths.video
-        windows = np.where(longer, crops, 1)
-        self.windows, self.first = np.zeros((2, len(store)), np.int64)
-        self.windows[clips] = windows
-        self.first[clips] = np.cumsum(windows) - windows
-        rows = np.repeat(clips, windows)
-        number = np.arange(len(rows)) - self.first[rows]
-        # Labels play no part in fusing.
-        every = Members(rows, np.zeros(len(rows), np.int32))
-        buckets = evaluation_buckets(
-            store, every, Limits(*lengths), batch, position=(number + 0.5) / self.windows[rows]
-        )
-        self.data = fused(fuse, feed, vars, buckets, len(rows))
+    mesh: Mesh
+    data: Any
+    first: np.ndarray
+    windows: np.ndarray
 
     def steps(self, lengths: Lengths, batch: int, wanted: int, total: int) -> int:
-        """Steps of one dispatch: the largest divisor of `total` that is at most `wanted`."""
+        """Returns the largest divisor of `total` that is at most `wanted`."""
         return largest_divisor(total, wanted)
 
     def plan(
         self, members: Members, lengths: Lengths, batch: int, steps: int, seed: list[int]
     ) -> Rows:
-        """The same clips as `training_plan`; the window nearest to where it would lie."""
+        """Draws the same clips as `training_plan`, and the window nearest to where it would lie."""
         clips, labels, position = drawn(members, batch, steps, seed)
         row = self.first[clips] + np.floor(position * self.windows[clips]).astype(np.int64)
         return Rows(row.astype(np.int32), labels.astype(np.int32))
 
     def inputs(self, plan: Rows, lengths: Lengths) -> Rows:
-        """A plan [..., B] as device arrays."""
+        """Places a plan [..., B] on the devices."""
         return devices.put(plan, devices.batch_sharding(self.mesh, plan.label.ndim - 1))
 
     @staticmethod
-    def batch(data, inputs: Rows, lengths: Lengths) -> Fused:
-        """The batch of `inputs` [B]; runs inside jit."""
+    def batch(data: Any, inputs: Rows, lengths: Lengths) -> Fused:
+        """Returns the batch of `inputs` [B]. It runs inside jit."""
         return Fused(jax.tree.map(lambda x: x[inputs.row], data), inputs.label)
+
+
+def cache_members(
+    scorer: Scorer, variables: Vars, members: Members, lengths: Lengths
+) -> FeatureCache:
+    """Fuses every clip that training will ask for.
+
+    Args:
+      variables: what fuses them.
+      members: the clips; one may come more than once.
+      lengths: the fixed shape of training batches without a cache.
+    """
+    store, config = scorer.feed.store, scorer.info.config
+    clips = np.unique(members.clips)
+    longer = store.video.lengths[clips] > lengths.video
+    windows, first = np.zeros((2, len(store)), np.int64)
+    windows[clips] = np.where(longer, config.train.crops, 1)
+    first[clips] = np.cumsum(windows[clips]) - windows[clips]
+    rows = np.repeat(clips, windows[clips])
+    number = np.arange(len(rows)) - first[rows]
+    # Labels play no part in fusing.
+    every = Members(rows, np.zeros(len(rows), np.int32))
+    buckets = evaluation_buckets(
+        store, every, Limits(*lengths), config.eval.batch,
+        position=(number + 0.5) / windows[rows],
+    )
+    features = fuse_members(scorer, variables, buckets, len(rows))
+    return FeatureCache(scorer.feed.mesh, features, first, windows)
+
+
+def cache_examples(features: np.ndarray, mesh: Mesh) -> FeatureCache:
+    """Takes the features [n, ...] that a finished model keeps as those of n clips with a window
+    each."""
+    data = devices.put(features, devices.replicated(mesh))
+    count = len(features)
+    return FeatureCache(mesh, data, np.arange(count), np.ones(count, np.int64))

@@ -1,91 +1,121 @@
-"""What a finished run is measured by on test, and the models that it leaves."""
+"""What models are measured by on test clips, and the model that a run leaves."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax import metrics
-from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.data.windows import ROLES
 from avdiff_jax.inference.model import BASE, NOVEL, Examples, Trained
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime.hosts import fetch
-from avdiff_jax.train.context import Bench, joined, measured_buckets, scored, training_features
+from avdiff_jax.train.context import StageContext, fuse_training_clips
+from avdiff_jax.train.records import Stage1Record
+from avdiff_jax.train.scoring import Scorer, bucket_members, score_members
 from avdiff_jax.train.substage import Outcome
 
 
-def measure(b: Bench, vars: Vars, members: Members, gamma: float) -> dict:
-    """The paper's numbers on test clips, with the scores that they come from."""
-    scores = scored(b, vars, members, measured_buckets(b, members, test=True))
-    point = metrics.evaluate(scores, members.labels, b.info.is_base, gamma)
-    area = metrics.ausuc(scores, members.labels, b.info.is_base)
-    return {"point": point, "AUSUC": area, "scores": scores, "members": members}
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measurement:
+    """The paper's numbers on test clips, with the scores that they come from.
+
+    scores: [n, C], of `members` in their order.
+    point: B, N, HM and FSL, in percent, at the calibration value.
+    ausuc: the area under the B-N curve, in percent.
+    confusion: [C, C] at the calibration value, true class by row.
+    """
+
+    members: Members
+    scores: np.ndarray
+    point: metrics.Point
+    ausuc: float
+    confusion: np.ndarray
+
+    def numbers(self) -> dict[str, float]:
+        """Returns B, N, HM, FSL, gamma and AUSUC."""
+        return self.point._asdict() | {"AUSUC": self.ausuc}
 
 
-class Quality(NamedTuple):
-    """Real and synthetic features of the novel classes of a draw, and a report on them."""
+def measure_members(
+    scorer: Scorer, variables: Vars, members: Members, gamma: float
+) -> Measurement:
+    """Measures a model on test clips, with `gamma` as it is given."""
+    scores = score_members(scorer, variables, members, bucket_members(scorer, members, test=True))
+    is_base, labels = scorer.info.is_base, members.labels
+    confusion = np.zeros((len(is_base), len(is_base)), int)
+    predicted = metrics.calibrated(scores, is_base, gamma).argmax(-1)
+    np.add.at(confusion, (labels, predicted), 1)
+    return Measurement(
+        members, scores, metrics.evaluate(scores, labels, is_base, gamma),
+        metrics.ausuc(scores, labels, is_base), confusion,
+    )
+
+
+def aggregate_draws(measurements: Sequence[Measurement]) -> dict:
+    """Makes the part `test` of results.json."""
+    points, areas = [m.point for m in measurements], [m.ausuc for m in measurements]
+    return metrics.aggregate(points, areas) | {"draws": [m.numbers() for m in measurements]}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GeneratorQuality:
+    """Real and synthetic features [n, d] of the novel classes of a draw, with their labels, and
+    a report on them."""
 
     real: np.ndarray
     real_labels: np.ndarray
     synthetic: np.ndarray
     synthetic_labels: np.ndarray
-    report: dict
+    report: dict[str, float]
 
 
-def generator_quality(b: Bench, outcome: Outcome, draw: int) -> Quality:
-    """How good the generator is: its noise loss (1.0 is what predicting zero gives), the norm of
-    synthetic against real features, and how many synthetic features the nearest mean of real
-    ones assigns to their own novel class (chance: 1 / classes)."""
-    vars, config = outcome.state.vars, b.info.config
-    novel = np.flatnonzero(~b.info.is_base)
+def measure_generator(context: StageContext, outcome: Outcome, draw: int) -> GeneratorQuality:
+    """Measures how good the generator is: its noise loss (1.0 is what predicting zero gives), the
+    norm of synthetic against real features, and how many synthetic features the nearest mean of
+    real ones assigns to their own novel class (chance: 1 / classes)."""
+    variables, config = outcome.state.vars, context.info.config
+    assert context.generate and context.embed
+    novel = np.flatnonzero(~context.info.is_base)
     labels = np.repeat(novel, config.eval.generated)
     key = jax.random.fold_in(jax.random.key(config.seed), draw)
-    fake = fetch(b.steps.generate(vars, key, labels))
-    members = b.stage.novel[draw]
-    real = fetch(b.steps.embed(vars, training_features(b, vars, members)))
-    real_labels = members.labels
-    means = np.stack([real[real_labels == c].mean(0) for c in novel])
-    distance = ((fake[:, None] - means[None]) ** 2).sum(-1)
-    last = outcome.record["last"] or {}
+    synthetic = fetch(context.generate(variables, key, labels))
+    members = context.stage.novel[draw]
+    features = fuse_training_clips(context, variables, members)
+    real = fetch(context.embed(variables, features))
+    means = np.stack([real[members.labels == c].mean(0) for c in novel])
+    distance = ((synthetic[:, None] - means[None]) ** 2).sum(-1)
     report = {
-        "norm_synthetic": float(np.linalg.norm(fake, axis=1).mean()),
+        "norm_synthetic": float(np.linalg.norm(synthetic, axis=1).mean()),
         "norm_real": float(np.linalg.norm(real, axis=1).mean()),
         "recognised": float(100 * (novel[distance.argmin(1)] == labels).mean()),
         "chance": 100 / len(novel),
     }
+    last = outcome.record.last or {}
     for role in ROLES:
         if f"{role}/main/noise_loss" in last:
             report[f"noise_loss_{role}"] = last[f"{role}/main/noise_loss"]
-    return Quality(real, real_labels, fake, labels, report)
+    return GeneratorQuality(real, members.labels, synthetic, labels, report)
 
 
-def model_of(b: Bench, outcome: Outcome, draw: int, found: dict) -> Trained:
-    """What a draw of a run has made, to be used and enlarged without the store and the split."""
-    vars = jax.tree.map(jnp.asarray, fetch(outcome.state.vars))
-    kinds = tuple(BASE if base else NOVEL for base in b.info.is_base)
-    two = found["substage2"]
+def build_model(
+    context: StageContext, outcome: Outcome, draw: int, record: Stage1Record
+) -> Trained:
+    """Builds what a draw of a run has made, to be used and enlarged without the store and the
+    split."""
+    chosen = record.substage2
     model = Trained(
-        info=b.info, kinds=kinds, vars=vars, gamma=found["gamma"],
-        temperature=found.get("temperature"), seconds=b.feed.seconds, lengths=b.lengths,
-        epochs=two["epochs"], cuts=tuple(two["cuts"]),
+        info=context.info, kinds=tuple(BASE if base else NOVEL for base in context.info.is_base),
+        vars=jax.tree.map(jnp.asarray, fetch(outcome.state.vars)), gamma=record.gamma,
+        temperature=record.temperature, seconds=context.feed.seconds, lengths=context.lengths,
+        epochs=chosen.epochs, cuts=chosen.cuts,
     )
-    if not b.method.grow:
+    if not context.method.grow:
         return model
-    members = joined(b.stage.base, b.stage.novel[draw])
-    features = fetch(training_features(b, outcome.state.vars, members))
-    examples = Examples(features, members.labels, b.feed.store.clip_ids[members.clips])
-    return dataclasses.replace(model, examples=examples)
-
-
-def numbers(measured: dict) -> dict:
-    """B, N, HM, FSL, gamma and AUSUC of what `measure` found."""
-    return measured["point"]._asdict() | {"AUSUC": measured["AUSUC"]}
-
-
-def _aggregate(draws: list[dict]) -> dict:
-    """The part `test` of results.json."""
-    points = [metrics.Point(**{k: d[k] for k in metrics.Point._fields}) for d in draws]
-    return metrics.aggregate(points, [d["AUSUC"] for d in draws]) | {"draws": draws}
+    members = concat_members(context.stage.base, context.stage.novel[draw])
+    features = fetch(fuse_training_clips(context, outcome.state.vars, members))
+    clip_ids = context.feed.store.clip_ids[members.clips]
+    return dataclasses.replace(model, examples=Examples(features, members.labels, clip_ids))

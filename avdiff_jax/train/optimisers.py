@@ -1,13 +1,18 @@
 """The state of training, one optimiser a player, and the learning rate."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
 
 from avdiff_jax.methods.method import Info, Method, Player, Vars
+from avdiff_jax.runtime.compiling import compile_function
+
+CUT = 0.1  # what a rate is multiplied by where it is cut
 
 
 @struct.dataclass
@@ -32,7 +37,20 @@ def optimiser(player: Player) -> optax.GradientTransformation:
     return optax.inject_hyperparams(build)(learning_rate=player.rate)
 
 
-def of_groups(tree: dict, groups) -> dict:
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+# Nothing is multiplied here, so any precision is right.
+_compiled_copy = compile_function(_copy, "float32")
+
+
+def copy_tree(tree: Any) -> Any:
+    """Copies all arrays of a tree on the devices, in one dispatch."""
+    return _compiled_copy(tree)
+
+
+def of_groups(tree: dict, groups: Iterable[str]) -> dict:
     """The top-level entries `groups` of `tree`."""
     return {g: tree[g] for g in groups}
 

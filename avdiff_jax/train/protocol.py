@@ -2,28 +2,42 @@
 
 import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.of_config import open_data
 from avdiff_jax.data.splits import stages as stage_sets
+from avdiff_jax.data.splits.stages import Stage
+from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
+from avdiff_jax.methods.method import Method, Vars
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices, hosts
 from avdiff_jax.runtime.lock import held
 from avdiff_jax.runtime.stop import Stop
-from avdiff_jax.train.context import Bench, bench, initial_vars
+from avdiff_jax.train.context import StageContext, initialise_variables, prepare_stage
+from avdiff_jax.train.records import SubstageRecord
 from avdiff_jax.train.report import report
-from avdiff_jax.train.stage import apart, draw_phases, first_state, stage1, stage2
-from avdiff_jax.train.substage import Services
+from avdiff_jax.train.stage import (
+    list_draw_phases,
+    prepare_state,
+    run_stage1,
+    run_stage2,
+    split_draws,
+)
+from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.train.workdir import (
-    checkpoints,
+    PhaseCheckpoints,
     claimed,
-    committed,
+    count_committed_epochs,
+    open_checkpoints,
     read_record,
     writable,
     write_record,
@@ -32,17 +46,9 @@ from avdiff_jax.train.workdir import (
 RUNS = ("all", "stage1", "stage2", "evaluate")
 
 
-def parameter_table(vars) -> str:
-    """Parameters by group and in all."""
-    sizes = {
-        group: sum(x.size for x in jax.tree.leaves(tree)) for group, tree in vars.params.items()
-    }
-    lines = [f"  {group:8s} {size:>10,d}" for group, size in sizes.items()]
-    total = sum(sizes.values())
-    return "\n".join(["parameters (stage 2):", *lines, f"  {'all':8s} {total:>10,d}"])
-
-
-def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) -> dict | None:
+def run(
+    config: ConfigDict, workdir: pathlib.Path, what: str = "all", resume: bool = False
+) -> dict | None:
     """Runs the protocol and returns the results, None where only stage 1 was asked for.
 
     Args:
@@ -57,70 +63,116 @@ def run(config, workdir: pathlib.Path, what: str = "all", resume: bool = False) 
     """
     started = time.monotonic()
     workdir = pathlib.Path(workdir)
-    check_values(config)
-    chosen_method = find_method(config.method)
-    check(config)
+    method, mesh = check_config(config)
     resume = resume or what in ("stage2", "evaluate")
-    mesh = devices.mesh()
-    devices.check_divides(config.train.batch, mesh, "train.batch")
-    devices.check_divides(config.eval.batch, mesh, "eval.batch")
     with (
         Stop().listening() as stop, writable(workdir), held(workdir),
         hosts.own_folder(workdir) as folder,
     ):
-        def begin():
-            with claimed(workdir, config, resume or jax.process_index() > 0):
-                store, split = open_data(config, workdir)
-                return store, {n: _stage(config, split, store, n) for n in (1, 2)}
-
-        store, stages = hosts.in_turn(begin)
+        store, stages = claim_and_open(config, workdir, resume)
         feed = Feed(store, mesh, config.data.residence)
         where = "streamed" if feed.streamed else "resident"
         print(f"device: {devices.describe()}; features {where}")
-        last, best = checkpoints(workdir)
+        last, best = open_checkpoints(workdir)
         stop.check()
-        with Writer.open_at(workdir, committed(last)) if resume else Writer(workdir) as writer:
+        with open_writer(workdir, last, resume) as writer:
             services = Services(writer, last, best, stop)
-            found = read_record(workdir)
-            if found is None and what in ("all", "stage1"):
-                found = stage1(bench(config, chosen_method, feed, stages[1], 1), services)
-                write_record(folder, found)
-            if found is None:
+            record = read_record(workdir)
+            if record is None and what in ("all", "stage1"):
+                first = prepare_stage(config, method, feed, stages[1], 1)
+                record = run_stage1(first, services)
+                write_record(folder, record)
+            if record is None:
                 raise UserError(
                     f"{workdir / 'stage1.json'} does not exist: run stage 1 first (--run=stage1)"
                 )
             if what == "stage1":
                 return None
-            two = bench(config, chosen_method, feed, stages[2], 2)
-            vars = initial_vars(two)
-            print(parameter_table(vars))
+            second = prepare_stage(config, method, feed, stages[2], 2)
+            variables = initialise_variables(second)
+            print(tabulate_parameters(variables))
             if what == "evaluate":
-                outcomes = _trained(two, vars, last)
+                outcomes = restore_draws(second, variables, last)
             else:
-                outcomes = stage2(two, vars, services, found)
-            return report(two, services, folder, found, outcomes, started)
+                outcomes = run_stage2(second, variables, services, record)
+            return report(second, services, folder, record, outcomes, started)
 
 
-def _stage(config, split, store, number):
+def check_config(config: ConfigDict) -> tuple[Method, Mesh]:
+    """Checks what can be checked before anything is written; returns the method and the devices.
+
+    Raises:
+      UserError: a field has a value that means nothing, here or to the method.
+    """
+    check_values(config)
+    method = find_method(config.method)
+    check(config)
+    mesh = devices.mesh()
+    devices.check_divides(config.train.batch, mesh, "train.batch")
+    devices.check_divides(config.eval.batch, mesh, "eval.batch")
+    return method, mesh
+
+
+def claim_and_open(
+    config: ConfigDict, workdir: pathlib.Path, resume: bool
+) -> tuple[Store, dict[int, Stage]]:
+    """Claims the workdir and opens store and stages; the first process does so before the others.
+    Where it fails nothing is left in a new workdir."""
+
+    def begin():
+        with claimed(workdir, config, resume or jax.process_index() > 0):
+            store, split = open_data(config, workdir)
+            return store, {n: choose_stage(config, split, store, n) for n in (1, 2)}
+
+    return hosts.in_turn(begin)
+
+
+def choose_stage(config: ConfigDict, split: dict, store: Store, number: int) -> Stage:
+    """Returns the clips of a stage; as a control, with training labels at random."""
     stage = stage_sets.stage(split, store, number)
-    if config.data.shuffle_labels:
-        stage = stage._replace(
-            base=stage_sets.shuffled(stage.base, config.seed),
-            novel=tuple(stage_sets.shuffled(m, config.seed) for m in stage.novel),
-        )
-    return stage
+    if not config.data.shuffle_labels:
+        return stage
+    return stage._replace(
+        base=stage_sets.shuffled(stage.base, config.seed),
+        novel=tuple(stage_sets.shuffled(members, config.seed) for members in stage.novel),
+    )
 
 
-def _trained(b: Bench, vars, last):
-    """(draw, outcome) of a finished run, from its checkpoints; `vars` have their structure."""
-    for phase in draw_phases(b):
-        like = first_state(b, phase, vars, None)
+def open_writer(workdir: pathlib.Path, last: PhaseCheckpoints, resume: bool) -> Writer:
+    """Opens the curves of a run; a resumed one forgets what checkpoints do not vouch for."""
+    return Writer.open_at(workdir, count_committed_epochs(last)) if resume else Writer(workdir)
+
+
+def tabulate_parameters(variables: Vars) -> str:
+    """Counts the parameters by group and in all, as a table."""
+    sizes = {
+        group: sum(x.size for x in jax.tree.leaves(tree))
+        for group, tree in variables.params.items()
+    }
+    lines = [f"  {group:8s} {size:>10,d}" for group, size in sizes.items()]
+    total = sum(sizes.values())
+    return "\n".join(["parameters (stage 2):", *lines, f"  {'all':8s} {total:>10,d}"])
+
+
+def restore_draws(
+    context: StageContext, variables: Vars, last: PhaseCheckpoints
+) -> Iterator[tuple[int, Outcome]]:
+    """Yields (draw, outcome) of a finished run, from its checkpoints.
+
+    Args:
+      variables: have the structure of those of the run.
+
+    Raises:
+      UserError: the run has not finished.
+    """
+    for phase in list_draw_phases(context):
+        like = prepare_state(context, phase, variables, None)
         with last(phase) as manager:
             number = manager.latest()
-            record = manager.metadata(number) if number is not None else {"finished": False}
-            if not record["finished"]:
+            metadata = manager.metadata(number) if number is not None else {"finished": False}
+            if not metadata["finished"]:
                 raise UserError(
                     f"{manager.folder} holds no finished training: run stage 2 first (--run=stage2)"
                 )
             state = manager.restore(number, like)
-        yield from apart(b, phase, state, record)
+        yield from split_draws(context, phase, state, SubstageRecord.from_json(metadata))

@@ -1,6 +1,7 @@
 """A stage of the protocol: stage 1 finds epochs, rate cuts and calibration on Val; stage 2
 retrains by that record and is measured on test."""
 
+import dataclasses
 import operator
 from collections.abc import Iterator
 
@@ -9,180 +10,189 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax import metrics
-from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime import devices
-from avdiff_jax.train.context import (
-    Bench,
-    finite,
-    initial_vars,
-    joined,
-    measured_buckets,
-    scored,
-    training_clips,
+from avdiff_jax.train.context import StageContext, initialise_variables, iterate_training_clips
+from avdiff_jax.train.feature_cache import cache_members
+from avdiff_jax.train.optimisers import (
+    TrainState,
+    carried_optimisers,
+    copy_tree,
+    fresh_optimisers,
 )
-from avdiff_jax.train.feature_cache import Cache, fused
-from avdiff_jax.train.optimisers import TrainState, carried_optimisers, fresh_optimisers
-from avdiff_jax.train.substage import Outcome, Phase, Services, Setting, run_substage
+from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice, SubstageRecord
+from avdiff_jax.train.scoring import bucket_members, check_scores, fuse_members, score_members
+from avdiff_jax.train.setting import Schedule, Select, Setting
+from avdiff_jax.train.source import Source
+from avdiff_jax.train.substage import Outcome, Services, run_substage
 
 
-def caches(b: Bench, substage: int) -> bool:
+def uses_cache(context: StageContext, substage: int) -> bool:
     """Whether a substage trains on features that are computed once: what makes them stands
     still, dropout and statistics too."""
-    frozen = b.method.frozen(b.info, substage)
+    frozen = context.method.frozen(context.info, substage)
     return bool(frozen.groups) and frozen.mode == "eval"
 
 
-def members_of(b: Bench, phase: Phase) -> tuple[tuple[Members, ...], ...]:
+def members_of(context: StageContext, phase: Phase) -> tuple[tuple[Members, ...], ...]:
     """Base clips, and in substage 2 novel ones, for each draw of a phase."""
-    draws = range(len(b.stage.novel)) if phase.draw is None else (phase.draw,)
-    return tuple((b.stage.base, b.stage.novel[draw])[: phase.substage] for draw in draws)
+    stage = context.stage
+    draws = range(len(stage.novel)) if phase.draw is None else (phase.draw,)
+    return tuple((stage.base, stage.novel[draw])[: phase.substage] for draw in draws)
 
 
-def first_state(b: Bench, phase: Phase, vars: Vars, before: TrainState | None) -> TrainState:
-    """What a substage begins with; `vars` are copied, since training donates them.
+def prepare_state(
+    context: StageContext, phase: Phase, variables: Vars, before: TrainState | None
+) -> TrainState:
+    """Makes what a substage begins with; `variables` are copied, since training donates them.
 
     Args:
       before: the state that substage 1 ended with, in substage 2.
     """
     states = []
-    for members in members_of(b, phase):
-        own = jax.tree.map(jnp.copy, vars)
-        if b.method.refresh:
-            own = b.method.refresh(b.info, own, training_clips(b, members))
-        args = (b.method, b.info, phase.substage, own)
-        if phase.substage == 1 or b.info.config.train.reset_optimizer or not before:
+    for members in members_of(context, phase):
+        of_draw = copy_tree(variables)
+        if context.method.refresh:
+            clips = iterate_training_clips(context, members)
+            of_draw = context.method.refresh(context.info, of_draw, clips)
+        args = (context.method, context.info, phase.substage, of_draw)
+        if phase.substage == 1 or context.info.config.train.reset_optimizer or not before:
             opt = fresh_optimisers(*args)
         else:
-            opt = jax.tree.map(jnp.copy, carried_optimisers(*args, before.opt))
-        states.append(TrainState(vars=own, opt=opt, updates=jnp.zeros((), jnp.int32)))
+            opt = copy_tree(carried_optimisers(*args, before.opt))
+        states.append(TrainState(vars=of_draw, opt=opt, updates=jnp.zeros((), jnp.int32)))
     side_by_side = phase.draw is None
     state = jax.tree.map(lambda *x: jnp.stack(x) if side_by_side else x[0], *states)
-    return devices.put(state, devices.replicated(b.feed.mesh))
+    return devices.put(state, devices.replicated(context.feed.mesh))
 
 
-def ready(b: Bench, phase: Phase, vars: Vars, before: TrainState | None):
-    """Setting and first state of a substage; arguments as of `first_state`."""
-    members, config = members_of(b, phase), b.info.config
-    cached = caches(b, phase.substage)
-    feed = b.feed
-    if cached:
-        every = joined(*(m for of_draw in members for m in of_draw))
-        feed = Cache(
-            b.steps.fuse, feed, vars, every, b.lengths, config.eval.batch, config.train.crops
-        )
-    train = b.steps.train(phase.substage, cached, len(members) if phase.draw is None else 0)
-    setting = Setting(phase, b.method, b.info, feed, members, b.lengths, train)
-    return setting, first_state(b, phase, vars, before)
+def prepare_substage(
+    context: StageContext, phase: Phase, variables: Vars, before: TrainState | None
+) -> tuple[Setting, TrainState]:
+    """Prepares setting and first state of a substage; arguments as of `prepare_state`."""
+    members = members_of(context, phase)
+    source: Source = context.feed
+    if uses_cache(context, phase.substage):
+        every = concat_members(*(part for of_draw in members for part in of_draw))
+        source = cache_members(context, variables, every, context.lengths)
+    draws = len(members) if phase.draw is None else 0
+    setting = Setting(
+        phase, context.method, context.info, source, members, context.lengths,
+        program=context.training_program(phase.substage, source, draws),
+    )
+    return setting, prepare_state(context, phase, variables, before)
 
 
-def calibrated_point(b: Bench, scores, labels) -> metrics.Point:
-    """The point with the best HM on Val: over the method's grid, or all breakpoints."""
-    if b.info.config.eval.calibration == "exact":
-        gamma = metrics.exact_gamma(scores, labels, b.info.is_base)
-        return metrics.evaluate(scores, labels, b.info.is_base, gamma)
-    grid = b.method.calibration_grid
-    return metrics.best(metrics.sweep(scores, labels, b.info.is_base, grid))
+def calibrate(context: StageContext, scores: np.ndarray, labels: np.ndarray) -> metrics.Point:
+    """Finds the point with the best HM on Val: over the method's grid, or all breakpoints."""
+    is_base = context.info.is_base
+    if context.info.config.eval.calibration == "exact":
+        gamma = metrics.exact_gamma(scores, labels, is_base)
+        return metrics.evaluate(scores, labels, is_base, gamma)
+    return metrics.best(metrics.sweep(scores, labels, is_base, context.method.calibration_grid))
 
 
-def stage1(b: Bench, services: Services) -> dict:
-    """Both substages on Train 1 with selection on Val.
+def select_by_base_accuracy(context: StageContext) -> Select:
+    """Returns what measures substage 1 of stage 1: B, the mean class accuracy of base classes
+    on Val."""
+    base, info = context.stage.eval_base, context.info
+    buckets = bucket_members(context, base, test=False)
 
-    Returns:
-      what stage 2 needs and the result file tells: `substage1`, `substage2` (epochs, cuts, what
-      was measured), `gamma` and the `temperature` of probabilities.
-    """
-    train = b.info.config.train
-    base, novel = b.stage.eval_base, b.stage.eval_novel[0]
-    both = joined(base, novel)
-    base_buckets = measured_buckets(b, base, test=False)
-    both_buckets = measured_buckets(b, both, test=False)
-
-    def base_accuracy(vars):
-        scores = scored(b, vars, base, base_buckets)
+    def select(variables: Vars) -> dict[str, float]:
+        scores = score_members(context, variables, base, buckets)
         accuracy = metrics.mean_class_accuracy(
-            scores.argmax(-1), base.labels, len(b.info.classes), b.info.is_base
+            scores.argmax(-1), base.labels, len(info.classes), info.is_base
         )
         return {"score": accuracy, "val/B": accuracy}
 
-    setting, state = ready(b, Phase(1, 1), initial_vars(b), None)
-    first = run_substage(setting, state, train.epochs1, services, 0, base_accuracy)
-    if caches(b, 2):
-        features = fused(b.steps.fuse, b.feed, first.best, both_buckets, len(both.labels))
+    return select
 
-    def harmonic(vars):
-        if caches(b, 2):
-            scores = finite(b, np.asarray(b.steps.judge(vars, features)))
+
+def select_by_harmonic_mean(context: StageContext, variables: Vars) -> Select:
+    """Returns what measures substage 2 of stage 1: HM on Val at the best calibration, and what
+    stage 2 takes over with it.
+
+    Args:
+      variables: what substage 2 begins with. Where it trains on a cache they fuse Val once.
+    """
+    is_base = context.info.is_base
+    both = concat_members(context.stage.eval_base, context.stage.eval_novel[0])
+    buckets = bucket_members(context, both, test=False)
+    features = None
+    if uses_cache(context, 2):
+        features = fuse_members(context, variables, buckets, len(both.labels))
+
+    def select(variables: Vars) -> dict[str, float]:
+        if features is not None:
+            scores = check_scores(np.asarray(context.judge(variables, features)))
         else:
-            scores = scored(b, vars, both, both_buckets)
-        point = calibrated_point(b, scores, both.labels)
-        area = metrics.ausuc(scores, both.labels, b.info.is_base)
-        values = {f"val/{k}": v for k, v in point._asdict().items()}
-        temperature = metrics.fitted_temperature(
-            scores, both.labels, b.info.is_base, point.gamma
-        )
+            scores = score_members(context, variables, both, buckets)
+        point = calibrate(context, scores, both.labels)
+        temperature = metrics.fitted_temperature(scores, both.labels, is_base, point.gamma)
         return {
-            "score": point.HM, **values, "val/AUSUC": area, "val/temperature": temperature
+            "score": point.HM,
+            **{f"val/{name}": value for name, value in point._asdict().items()},
+            "val/AUSUC": metrics.ausuc(scores, both.labels, is_base),
+            "val/temperature": temperature,
         }
 
-    setting, state = ready(b, Phase(1, 2), first.best, first.state)
-    second = run_substage(setting, state, train.epochs2, services, first.record["at"], harmonic)
-    return {
-        "substage1": _replayed(first),
-        "substage2": _replayed(second),
-        "gamma": second.record["best"]["val/gamma"],
-        "temperature": second.record["best"].get("val/temperature"),
-        "at": second.record["at"],
-    }
+    return select
 
 
-def _replayed(outcome: Outcome) -> dict:
-    record = outcome.record
-    epochs = record["best_epoch"]
-    return {
-        "epochs": epochs,
-        "cuts": [e for e in record["cuts"] if e < epochs],
-        "measured": record["best"],
-        "seconds": record["seconds"],
-    }
-
-
-def stage2(
-    b: Bench, vars: Vars, services: Services, found: dict
-) -> Iterator[tuple[int, Outcome]]:
-    """Retrains `vars` by the record of stage 1 and yields (draw, outcome) for each draw, all
-    continued from the same base model; side by side where they share cached features."""
-    one, two = found["substage1"], found["substage2"]
-    setting, state = ready(b, Phase(2, 1), vars, None)
-    base = run_substage(
-        setting, state, one["epochs"], services, found["at"], replay=tuple(one["cuts"])
+def run_stage1(context: StageContext, services: Services) -> Stage1Record:
+    """Trains both substages on Train 1 with selection on Val."""
+    train = context.info.config.train
+    setting, state = prepare_substage(context, Phase(1, 1), initialise_variables(context), None)
+    schedule = Schedule(train.epochs1, select_by_base_accuracy(context))
+    first = run_substage(setting, state, schedule, services, 0)
+    setting, state = prepare_substage(context, Phase(1, 2), first.best, first.state)
+    schedule = Schedule(train.epochs2, select_by_harmonic_mean(context, first.best))
+    second = run_substage(setting, state, schedule, services, first.record.run_epochs)
+    substage1, substage2 = SubstageChoice.of(first.record), SubstageChoice.of(second.record)
+    return Stage1Record(
+        substage1, substage2, substage2.measured["val/gamma"], second.record.run_epochs,
+        substage2.measured.get("val/temperature"),
     )
-    at = base.record["at"]
-    for phase in draw_phases(b):
-        setting, state = ready(b, phase, base.best, base.state)
-        outcome = run_substage(
-            setting, state, two["epochs"], services, at, replay=tuple(two["cuts"])
-        )
-        at = outcome.record["at"]
-        yield from apart(b, phase, outcome.state, outcome.record)
 
 
-def draw_phases(b: Bench) -> list[Phase]:
-    """The phases of stage 2's second substage: one for each draw, or one for all."""
-    draws = [None] if caches(b, 2) else range(len(b.stage.novel))
+def run_stage2(
+    context: StageContext, variables: Vars, services: Services, record: Stage1Record
+) -> Iterator[tuple[int, Outcome]]:
+    """Retrains `variables` by the record of stage 1 and yields (draw, outcome) for each draw, all
+    continued from the same base model; side by side where they share cached features."""
+    one, two = record.substage1, record.substage2
+    setting, state = prepare_substage(context, Phase(2, 1), variables, None)
+    schedule = Schedule(one.epochs, replay=one.cuts)
+    base = run_substage(setting, state, schedule, services, record.run_epochs)
+    run_epochs = base.record.run_epochs
+    for phase in list_draw_phases(context):
+        setting, state = prepare_substage(context, phase, base.best, base.state)
+        schedule = Schedule(two.epochs, replay=two.cuts)
+        outcome = run_substage(setting, state, schedule, services, run_epochs)
+        run_epochs = outcome.record.run_epochs
+        yield from split_draws(context, phase, outcome.state, outcome.record)
+
+
+def list_draw_phases(context: StageContext) -> list[Phase]:
+    """Lists the phases of stage 2's second substage: one for each draw, or one for all."""
+    draws = [None] if uses_cache(context, 2) else range(len(context.stage.novel))
     return [Phase(2, 2, draw) for draw in draws]
 
 
-def apart(b: Bench, phase: Phase, state: TrainState, record: dict) -> Iterator:
-    """(draw, outcome) of each draw of a finished phase of `draw_phases`."""
+def split_draws(
+    context: StageContext, phase: Phase, state: TrainState, record: SubstageRecord
+) -> Iterator[tuple[int, Outcome]]:
+    """Yields (draw, outcome) of each draw of a finished phase of `list_draw_phases`."""
     if phase.draw is not None:
         yield phase.draw, Outcome(state, state.vars, record)
         return
-    for draw in range(len(b.stage.novel)):
-        own = jax.tree.map(operator.itemgetter(draw), state)
-        prefix = f"draw{draw}/"
-        last = {
-            k.removeprefix(prefix): v for k, v in record["last"].items() if k.startswith(prefix)
-        }
-        seconds = record["seconds"] / len(b.stage.novel)
-        yield draw, Outcome(own, own.vars, record | {"last": last, "seconds": seconds})
+    draws = len(context.stage.novel)
+    for draw in range(draws):
+        of_draw = jax.tree.map(operator.itemgetter(draw), state)
+        prefix, last = f"draw{draw}/", record.last or {}
+        means = {k.removeprefix(prefix): v for k, v in last.items() if k.startswith(prefix)}
+        seconds = record.seconds / draws
+        yield draw, Outcome(
+            of_draw, of_draw.vars, dataclasses.replace(record, last=means, seconds=seconds)
+        )

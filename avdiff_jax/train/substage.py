@@ -1,73 +1,32 @@
 """One substage of the curriculum (Section 4.3): epochs, rate cuts, best epoch, checkpoints."""
 
+import dataclasses
+import functools
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.data.feed import Feed, prefetched
-from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.windows import ROLES, Lengths
+from avdiff_jax.data.feed import prefetched
 from avdiff_jax.errors import UserError
-from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.methods.method import Vars
 from avdiff_jax.results.metrics_log import Writer
-from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.checkpoint import Checkpoints
 from avdiff_jax.runtime.progress import Progress
 from avdiff_jax.runtime.stop import Stop
-from avdiff_jax.train.feature_cache import Cache
-from avdiff_jax.train.optimisers import TrainState, cut_rate, learning_rate
+from avdiff_jax.train.optimisers import CUT, TrainState, copy_tree, cut_rate, learning_rate
+from avdiff_jax.train.records import Phase, SubstageRecord
+from avdiff_jax.train.setting import Schedule, Select, Setting, place_dropout_key, plan_epoch
 
-CUT = 0.1
 THRESHOLD = 1e-4  # relative gain that counts, as in the published scheduler
 SAVE_SECONDS = 300  # between checkpoints inside a long epoch
 
 
-class Phase(NamedTuple):
-    """Where in the protocol: stage 1 or 2, substage 1 or 2, draw of the shots; None for all draws
-    side by side."""
-
-    stage: int
-    substage: int
-    draw: int | None = 0
-
-    @property
-    def name(self) -> str:
-        """Folder of its checkpoints and prefix of its curves."""
-        draw = "-draws" if self.draw is None else f"-draw{self.draw}"
-        of_draw = (self.stage, self.substage) == (2, 2)
-        return f"stage{self.stage}-substage{self.substage}{draw if of_draw else ''}"
-
-
-class Setting(NamedTuple):
-    """What does not change over a substage.
-
-    members: base clips, and in substage 2 novel ones; for each draw.
-    lengths: fixed shape of its training batches.
-    train: the compiled steps of the substage, the same for every draw.
-    """
-
-    phase: Phase
-    method: Method
-    info: Info
-    feed: Feed | Cache
-    members: tuple[tuple[Members, ...], ...]
-    lengths: Lengths
-    train: Callable
-
-    @property
-    def parts(self) -> tuple[Phase, ...]:
-        """The phase, or that of each draw where they are trained side by side."""
-        if self.phase.draw is not None:
-            return (self.phase,)
-        return tuple(self.phase._replace(draw=draw) for draw in range(len(self.members)))
-
-
-class Services(NamedTuple):
-    """What a run offers to its substages: curves, checkpoints, stop signals."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Services:
+    """What a run offers to its substages: curves, checkpoints of a phase, stop signals."""
 
     writer: Writer
     checkpoints: Callable[[Phase], Checkpoints]
@@ -81,58 +40,249 @@ class Outcome(NamedTuple):
 
     state: TrainState
     best: Vars
-    record: dict
+    record: SubstageRecord
 
 
-def fresh_record(at: int) -> dict:
-    """The record of a substage before its first epoch.
+class Place(NamedTuple):
+    """Where a dispatch stands: its epoch, from 0, and its first step of that epoch."""
 
-    epoch, step: where training goes on. steps: of a dispatch, the same over the substage, so
-    that a resumed run makes the same cuts. best_epoch, best: 1-based epoch with the highest
-    selection score and what was measured there. cuts: epochs after which the rate was cut.
-    stalled, plateau: epochs without gain and the score they are held against. sums: metrics of
-    the dispatches of an unfinished epoch. at: finished epochs over the whole run.
+    epoch: int
+    first: int
+
+
+class Dispatch(NamedTuple):
+    """A dispatch that was sent and not read yet.
+
+    metrics: still on the devices, [steps] each.
+    ended: a copy of the state after it where an epoch ends there, else None.
     """
-    return {
-        "epoch": 0, "step": 0, "steps": None, "best_epoch": 0, "best": None, "cuts": [],
-        "stalled": 0, "plateau": None, "sums": None, "at": at, "seconds": 0.0,
-        "last": None, "finished": False,
-    }
+
+    place: Place
+    metrics: dict[str, jax.Array]
+    ended: TrainState | None
 
 
-def epoch_plans(setting: Setting, epoch: int) -> dict:
-    """Plans of an epoch by role: a function of seed, stage, substage, draw and epoch alone.
-    Each [steps, B], or [steps, draws, B]."""
-    config = setting.info.config
+def run_substage(
+    setting: Setting, state: TrainState, schedule: Schedule, services: Services, run_epochs: int
+) -> Outcome:
+    """Trains by `schedule`, going on where checkpoints of the phase say.
 
-    def plan(phase, members, i):
-        place = [config.seed, phase.stage, phase.substage, phase.draw, epoch, i]
-        return setting.feed.plan(
-            members[i], setting.lengths, config.train.batch, config.train.batches, place
-        )
+    Args:
+      state: what a fresh start begins with; its structure restores a checkpoint.
+      run_epochs: finished epochs over the whole run so far.
 
-    plans = {}
-    for i, role in enumerate(ROLES[: setting.phase.substage]):
-        of_draws = [
-            plan(phase, members, i)
-            for phase, members in zip(setting.parts, setting.members, strict=True)
+    Raises:
+      UserError: a loss that is not finite, a full disk.
+      Stopped: after a stop signal, once the state is saved.
+    """
+    if not setting.trains:
+        schedule = dataclasses.replace(schedule, epochs=1)
+    with services.checkpoints(setting.phase) as last, services.best(setting.phase) as best:
+        run = SubstageRun(setting, schedule, services, last, best, state, run_epochs)
+        run.train()
+    return Outcome(run.state, run.best if schedule.select else run.state.vars, run.record)
+
+
+class SubstageRun:
+    """A substage under way.
+
+    The next dispatch is sent before the numbers of the last one are read, so that the devices do
+    not wait for the host. Only after an epoch that may cut the rate everything is read first.
+
+    Attributes:
+      state: after the last dispatch that was sent.
+      record: of the last dispatch that was read.
+      best: variables of the best epoch, where one is chosen.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        schedule: Schedule,
+        services: Services,
+        last: Checkpoints,
+        best: Checkpoints,
+        state: TrainState,
+        run_epochs: int,
+    ):
+        """Restores the newest checkpoint; arguments as of `run_substage`."""
+        self.setting, self.schedule, self.services = setting, schedule, services
+        self.last_checkpoints, self.best_checkpoints = last, best
+        self.config = setting.info.config.train
+        self.state, self.record = state, SubstageRecord(run_epochs)
+        if (number := last.latest()) is not None:
+            self.record = SubstageRecord.from_json(last.metadata(number))
+            self.state = last.restore(number, state)
+        self.best = self.state.vars
+        if schedule.select and self.record.best_epoch:
+            self.best = best.restore(self.record.best_epoch, self.state.vars)
+        if setting.trains and not self.record.steps:
+            self._update(steps=setting.source.steps(
+                setting.lengths, self.config.batch, self.config.steps_per_dispatch,
+                self.config.batches,
+            ))
+        self.key = place_dropout_key(setting)
+        self.begun = self.record  # of the epoch, or of this process where it is later
+        self.read_at = self.saved_at = time.monotonic()
+
+    def train(self) -> None:
+        """Runs all dispatches that are left."""
+        record, batches = self.record, self.config.batches
+        left = (self.schedule.epochs - record.epoch) * batches - record.step
+        with Progress(max(left, 1) if self.setting.trains else 1, self.setting.phase.name) as bar:
+            self.progress = bar
+            if record.finished:
+                return
+            if not self.setting.trains:
+                self.finish_epoch(copy_tree(self.state))
+            unread = None
+            for place, inputs in self.prepare_dispatches():
+                before, unread = unread, self.send(place, inputs)
+                if before:
+                    self.read(before)
+                due = time.monotonic() - self.saved_at > SAVE_SECONDS
+                stopping = self.services.stop.agreed(due)
+                if stopping or (unread.ended and self.may_cut_after(place.epoch + 1)):
+                    self.read(unread)
+                    unread = None
+                if stopping:
+                    self.save_within_epoch()
+                    self.services.stop.check()
+            if unread:
+                self.read(unread)
+            self.services.stop.check()
+
+    def prepare_dispatches(self) -> Iterator[tuple[Place, Any]]:
+        """Yields place and inputs of each dispatch that is left. A thread prepares the next one,
+        and with it the plans of the next epoch, meanwhile."""
+        if not self.setting.trains:
+            return
+        record, setting, steps = self.record, self.setting, self.record.steps
+        places = [
+            Place(epoch, first)
+            for epoch in range(record.epoch, self.schedule.epochs)
+            for first in range(record.step if epoch == record.epoch else 0,
+                               self.config.batches, steps)
         ]
-        side_by_side = setting.phase.draw is None
-        plans[role] = jax.tree.map(
-            lambda *x, stack=side_by_side: np.stack(x, axis=1) if stack else x[0], *of_draws
+        plans = functools.lru_cache(1)(functools.partial(plan_epoch, setting))
+
+        def make_inputs(place):
+            return {
+                role: setting.source.inputs(
+                    jax.tree.map(lambda x: x[place.first : place.first + steps], plan),
+                    setting.lengths,
+                )
+                for role, plan in plans(place.epoch).items()
+            }
+
+        yield from zip(places, prefetched(make_inputs, places), strict=True)
+
+    def send(self, place: Place, inputs: dict[str, Any]) -> Dispatch:
+        """Sends a dispatch, and does not wait for it."""
+        # Everything is on the device by now: a silent copy from the host would be a defect.
+        with jax.transfer_guard("disallow"):
+            self.state, metrics = self.setting.program(
+                self.state, self.setting.source.data, inputs, self.key
+            )
+        ends = place.first + self.record.steps == self.config.batches
+        # The next dispatch overwrites the state, which is measured and saved meanwhile.
+        return Dispatch(place, metrics, copy_tree(self.state) if ends else None)
+
+    def read(self, dispatch: Dispatch) -> None:
+        """Waits for the numbers of a dispatch and enters them into the record."""
+        place = dispatch.place
+        metrics = {
+            name: np.asarray(values, np.float64)
+            for name, values in jax.device_get(dispatch.metrics).items()
+        }
+        check_finite(metrics, self.setting.phase, *place)
+        before, now = self.record.sums or dict.fromkeys(metrics, 0.0), time.monotonic()
+        self._update(
+            sums={name: before[name] + float(values.sum()) for name, values in metrics.items()},
+            step=place.first + self.record.steps,
+            seconds=self.record.seconds + now - self.read_at,
         )
-    return plans
+        self.read_at = now
+        shown = min(name for name in metrics if name.endswith("main/loss"))
+        self.progress.step(self.record.steps, f"loss {metrics[shown].mean():.3f}")
+        if dispatch.ended:
+            self.finish_epoch(dispatch.ended)
+
+    def may_cut_after(self, epoch: int) -> bool:
+        """Whether the rate may be cut after `epoch` (1-based), on which the next one depends."""
+        return bool(self.schedule.select) or epoch in self.schedule.replay
+
+    def finish_epoch(self, state: TrainState) -> None:
+        """Measures, writes the line of curves and saves; `state` is a copy that stays."""
+        epoch, values = self.record.epoch + 1, {}
+        if self.setting.trains:
+            values = self.average_metrics(state)
+        cut = epoch in self.schedule.replay
+        if select := self.schedule.select:
+            measured = self.measure(select, state.vars, epoch)
+            values |= measured
+            if self.config.plateau:
+                record, cut = judge_plateau(self.record, measured["score"], self.config.patience)
+                self.record = record
+        if cut and self.setting.trains:
+            self.state, state = cut_rate(self.state, CUT), cut_rate(state, CUT)
+            self._update(cuts=(*self.record.cuts, epoch))
+        self._update(
+            epoch=epoch, step=0, sums=None, run_epochs=self.record.run_epochs + 1,
+            finished=epoch == self.schedule.epochs,
+        )
+        phase, numbers = self.setting.phase, {k: float(v) for k, v in values.items()}
+        place = phase._asdict() | {"epoch": epoch}
+        self.services.writer.scalars(self.record.run_epochs, numbers, phase.name, **place)
+        self.services.writer.flush()
+        self.save(state)
+        self.begun, self.read_at = self.record, time.monotonic()
+
+    def average_metrics(self, state: TrainState) -> dict[str, float]:
+        """Returns the mean metrics of the epoch that has ended, its rate and its speed."""
+        batches, sums = self.config.batches, self.record.sums or {}
+        means = {name: value / batches for name, value in sums.items()}
+        self._update(last=means)
+        seconds = self.record.seconds - self.begun.seconds
+        return means | {
+            "learning_rate": learning_rate(state),
+            "steps_per_second": (batches - self.begun.step) / seconds,
+        }
+
+    def measure(self, select: Select, variables: Vars, epoch: int) -> dict[str, float]:
+        """Measures on Val, and keeps variables that are better than all before."""
+        phase, best = self.setting.phase, self.record.best
+        try:
+            measured = select(variables)
+        except UserError as error:
+            place = f"after {phase.name}, epoch {epoch}, step {self.config.batches}"
+            raise UserError(f"{place}: {error}") from None
+        if best is None or measured["score"] > best["score"]:
+            best = measured
+            self._update(best_epoch=epoch, best=best)
+            self.best = variables
+            self.best_checkpoints.save(epoch, variables, {"epoch": epoch, "measured": measured})
+        self.progress.step(0, f"best Val {best['score']:.2f}")
+        return measured
+
+    def save_within_epoch(self) -> None:
+        """Saves where everything that was sent is read; the end of an epoch is saved already."""
+        if self.record.step:
+            self.save(self.state)
+
+    def save(self, state: TrainState) -> None:
+        """Saves a state, to which the record belongs, by the number of steps so far."""
+        number = self.record.epoch * self.config.batches + self.record.step
+        self.last_checkpoints.save(number, state, self.record.to_json())
+        self.saved_at = time.monotonic()
+
+    def _update(self, **fields: Any) -> None:
+        self.record = dataclasses.replace(self.record, **fields)
 
 
-def dropout_key(config, phase: Phase) -> jax.Array:
-    """Root of all random draws on the device in a substage."""
-    key = jax.random.key(config.seed)
-    for number in phase:
-        key = jax.random.fold_in(key, number)
-    return key
-
-
-def check_finite(metrics: dict, phase: Phase, epoch: int, first_step: int) -> None:
+def check_finite(
+    metrics: dict[str, np.ndarray], phase: Phase, epoch: int, first_step: int
+) -> None:
     """Stops a run whose loss is no number.
 
     Raises:
@@ -151,146 +301,18 @@ def check_finite(metrics: dict, phase: Phase, epoch: int, first_step: int) -> No
         )
 
 
-def run_substage(
-    setting: Setting,
-    state: TrainState,
-    epochs: int,
-    services: Services,
-    at: int,
-    select: Callable[[Vars], dict] | None = None,
-    replay: tuple[int, ...] = (),
-) -> Outcome:
-    """Trains for `epochs`, resuming where checkpoints of the phase say.
-
-    Args:
-      state: what a fresh start begins with; its structure restores a checkpoint.
-      select: measures on Val after each epoch (stage 1): a dict whose `score` chooses the
-        best epoch and feeds the plateau rule. None in stage 2.
-      replay: epochs (1-based) after which the rate is cut, from stage 1's record.
-      at: finished epochs over the whole run so far.
-
-    Raises:
-      UserError: a loss that is not finite, a full disk.
-      Stopped: after a stop signal, once the state is saved.
-    """
-    phase, info = setting.phase, setting.info
-    config = info.config.train
-    trains = bool(setting.method.players(info, phase.substage))
-    if not trains:
-        epochs = 1  # everything happened in `refresh`
-    record = fresh_record(at)
-    with services.checkpoints(phase) as last, services.best(phase) as best:
-        if (number := last.latest()) is not None:
-            record = last.metadata(number)
-            state = last.restore(number, state)
-        top = state.vars
-        if select and record["best_epoch"]:
-            top = best.restore(record["best_epoch"], state.vars)
-        if trains and not record["steps"]:
-            record |= {"steps": setting.feed.steps(
-                setting.lengths, config.batch, config.steps_per_dispatch, config.batches
-            )}
-        keys = [dropout_key(info.config, part) for part in setting.parts]
-        key = keys[0] if phase.draw is not None else jnp.stack(keys)
-        key = devices.put(key, devices.replicated(setting.feed.mesh))
-        total = (epochs - record["epoch"]) * config.batches - record["step"] if trains else 1
-        with Progress(max(total, 1), phase.name) as progress:
-            while record["epoch"] < epochs and not record["finished"]:
-                epoch, values = record["epoch"] + 1, {}
-                if trains:
-                    begun = record
-                    state, record = _epoch(
-                        setting, state, record, key, services, last, progress
-                    )
-                    seconds = record["seconds"] - begun["seconds"]
-                    values = record["last"] | {
-                        "learning_rate": learning_rate(state),
-                        "steps_per_second": (config.batches - begun["step"]) / seconds,
-                    }
-                cut = epoch in replay
-                if select:
-                    found = _measured(select, state.vars, phase, epoch, config.batches)
-                    values |= found
-                    if not record["best_epoch"] or found["score"] > record["best"]["score"]:
-                        record |= {"best_epoch": epoch, "best": found}
-                        top = jax.tree.map(jnp.copy, state.vars)
-                        best.save(epoch, top, {"epoch": epoch, "measured": found})
-                    progress.step(0, f"best Val {record['best']['score']:.2f}")
-                    if config.plateau:
-                        record, cut = plateau_step(record, found["score"], config.patience)
-                if cut and trains:
-                    state = cut_rate(state, CUT)
-                    record |= {"cuts": [*record["cuts"], epoch]}
-                record |= {"epoch": epoch, "at": record["at"] + 1, "step": 0, "sums": None}
-                place = phase._asdict() | {"epoch": epoch}
-                numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
-                services.writer.scalars(record["at"], numbers, phase.name, **place)
-                services.writer.flush()
-                record["finished"] = epoch == epochs
-                last.save(_number(record, config.batches), state, record)
-                services.stop.check()
-    return Outcome(state, top if select else state.vars, record)
-
-
-def _measured(select, vars, phase, epoch, steps) -> dict:
-    """What `select` measures; a complaint of its says where training stood."""
-    try:
-        return select(vars)
-    except UserError as error:
-        place = f"after {phase.name}, epoch {epoch}, step {steps}"
-        raise UserError(f"{place}: {error}") from None
-
-
-def _number(record: dict, batches: int) -> int:
-    """Checkpoint numbers grow with training: steps so far."""
-    return record["epoch"] * batches + record["step"]
-
-
-def _epoch(setting, state, record, key, services, last, progress):
-    """Trains from the record's step to the end of its epoch."""
-    phase, feed, epoch = setting.phase, setting.feed, record["epoch"]
-    plans = epoch_plans(setting, epoch)
-    steps, batches = record["steps"], setting.info.config.train.batches
-    started = time.monotonic()
-    saved = started
-
-    def made(first):
-        part = jax.tree.map(lambda x: x[first : first + steps], plans)
-        return {role: feed.inputs(plan, setting.lengths) for role, plan in part.items()}
-
-    firsts = range(record["step"], batches, steps)
-    for first, inputs in zip(firsts, prefetched(made, firsts), strict=True):
-        # Everything is on the device by now: a silent copy from the host would be a defect.
-        with jax.transfer_guard("disallow"):
-            state, metrics = setting.train(state, feed.data, inputs, key)
-        metrics = {k: np.asarray(v, np.float64) for k, v in jax.device_get(metrics).items()}
-        check_finite(metrics, phase, epoch, first)
-        sums = record["sums"] or dict.fromkeys(metrics, 0.0)
-        record = record | {
-            "sums": {k: sums[k] + float(v.sum()) for k, v in metrics.items()},
-            "step": first + steps,
-            "seconds": record["seconds"] + time.monotonic() - started,
-        }
-        started = time.monotonic()
-        shown = min(k for k in metrics if k.endswith("main/loss"))
-        progress.step(steps, f"loss {metrics[shown].mean():.3f}")
-        if services.stop.agreed(started - saved > SAVE_SECONDS) and record["step"] < batches:
-            last.save(_number(record, batches), state, record)
-            saved = started
-            services.stop.check()
-    return state, record | {"last": {k: v / batches for k, v in record["sums"].items()}}
-
-
-def plateau_step(record: dict, score: float, patience: int) -> tuple[dict, bool]:
-    """The plateau rule after one more epoch: cut when `score` has not gained for more than
+def judge_plateau(
+    record: SubstageRecord, score: float, patience: int
+) -> tuple[SubstageRecord, bool]:
+    """Applies the plateau rule after one more epoch: cut when `score` has not gained for more than
     `patience` epochs.
 
     Returns:
       the record with `plateau` and `stalled` brought up to date, and whether to cut.
     """
-    reference = record["plateau"]
+    reference = record.plateau
     if reference is None or score > reference + abs(reference) * THRESHOLD:
-        return record | {"plateau": score, "stalled": 0}, False
-    stalled = record["stalled"] + 1
+        return dataclasses.replace(record, plateau=score, stalled=0), False
+    stalled = record.stalled + 1
     cut = stalled > patience
-    return record | {"stalled": 0 if cut else stalled}, cut
+    return dataclasses.replace(record, stalled=0 if cut else stalled), cut

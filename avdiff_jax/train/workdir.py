@@ -3,21 +3,24 @@
 import contextlib
 import errno
 import pathlib
-from typing import TypedDict
+from collections.abc import Callable, Iterator
+from typing import NotRequired, TypedDict
+
+from ml_collections import ConfigDict
 
 from avdiff_jax.cli import configuration
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import documents
 from avdiff_jax.runtime.checkpoint import Checkpoints
-from avdiff_jax.train.substage import Phase
+from avdiff_jax.train.records import Phase, Stage1Record
 
 FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 DRAWS = (0, 1, 2, None)
 PHASES = (Phase(1, 1), Phase(1, 2), Phase(2, 1), *(Phase(2, 2, draw) for draw in DRAWS))
 
 
-class Part(TypedDict):
-    """What a substage of stage 1 came to: epochs and rate cuts that stage 2 repeats, and Val."""
+class ChoiceContent(TypedDict):
+    """A `SubstageChoice` as JSON."""
 
     epochs: int
     cuts: list[int]
@@ -25,22 +28,23 @@ class Part(TypedDict):
     seconds: float
 
 
-class Record(TypedDict):
-    """What stage 1 came to; `at` counts its finished epochs."""
+class RecordContent(TypedDict):
+    """A `Stage1Record` as JSON."""
 
-    substage1: Part
-    substage2: Part
+    substage1: ChoiceContent
+    substage2: ChoiceContent
     gamma: float
     at: int
+    temperature: NotRequired[float | None]
 
 
 RECORD = documents.Document(
-    "record", Record,
+    "record", RecordContent,
     "delete it and go on with --resume, which makes it again from the checkpoints", version=1,
 )
 
 
-def claim(workdir: pathlib.Path, config, resume: bool) -> None:
+def claim(workdir: pathlib.Path, config: ConfigDict, resume: bool) -> None:
     """Begins a run in a workdir, or takes up one of the same configuration.
 
     Raises:
@@ -70,7 +74,7 @@ def claim(workdir: pathlib.Path, config, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def claimed(workdir: pathlib.Path, config, resume: bool):
+def claimed(workdir: pathlib.Path, config: ConfigDict, resume: bool) -> Iterator[None]:
     """`claim`, and if the block fails, nothing is left of what a new claim and the block wrote."""
     before = set(workdir.iterdir())
     new = not (workdir / "config.json").exists()
@@ -85,7 +89,7 @@ def claimed(workdir: pathlib.Path, config, resume: bool):
 
 
 @contextlib.contextmanager
-def writable(workdir: pathlib.Path):
+def writable(workdir: pathlib.Path) -> Iterator[None]:
     """A disk that fills up or fails while the block runs is a sentence."""
     try:
         yield
@@ -99,27 +103,26 @@ def writable(workdir: pathlib.Path):
         ) from error
 
 
-def write_record(workdir: pathlib.Path, record: Record) -> None:
-    """Keeps what stage 1 came to."""
-    documents.write(workdir / "stage1.json", {"version": RECORD.version, **record})
+def write_record(workdir: pathlib.Path, record: Stage1Record) -> None:
+    """Keeps what stage 1 has chosen."""
+    documents.write(workdir / "stage1.json", {"version": RECORD.version, **record.to_json()})
 
 
-def read_record(workdir: pathlib.Path) -> Record | None:
-    """What stage 1 came to; None where it has not finished.
+def read_record(workdir: pathlib.Path) -> Stage1Record | None:
+    """Reads what stage 1 has chosen; None where it has not finished.
 
     Raises:
       UserError: the file is damaged or of another version.
     """
     path = workdir / "stage1.json"
-    if not path.exists():
-        return None
-    record = RECORD.read(path)
-    record.pop("version", None)
-    return record
+    return Stage1Record.from_json(RECORD.read(path)) if path.exists() else None
 
 
-def checkpoints(workdir: pathlib.Path):
-    """Factories of the last and best checkpoints of a phase."""
+PhaseCheckpoints = Callable[[Phase], Checkpoints]
+
+
+def open_checkpoints(workdir: pathlib.Path) -> tuple[PhaseCheckpoints, PhaseCheckpoints]:
+    """Returns what opens the last checkpoints of a phase, and what opens its best ones."""
     folder = workdir / "checkpoints"
     return (
         lambda phase: Checkpoints(folder / phase.name, keep=1),
@@ -128,11 +131,11 @@ def checkpoints(workdir: pathlib.Path):
     )
 
 
-def committed(last) -> int:
-    """Finished epochs that checkpoints vouch for, over the whole run."""
-    found = [0]
+def count_committed_epochs(last: PhaseCheckpoints) -> int:
+    """Returns how many finished epochs checkpoints vouch for, over the whole run."""
+    epochs = [0]
     for phase in PHASES:
         with last(phase) as manager:
             if (number := manager.latest()) is not None:
-                found.append(manager.metadata(number)["at"])
-    return max(found)
+                epochs.append(manager.metadata(number)["at"])
+    return max(epochs)

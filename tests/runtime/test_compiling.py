@@ -11,16 +11,16 @@ import pytest
 from jax import lax
 
 from avdiff_jax.data import stream
+from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
 from avdiff_jax.inference.export import scoring_function
 from avdiff_jax.inference.model import BASE, NOVEL, Examples, Trained
 from avdiff_jax.runtime.compiling import PRECISIONS, compile_function, product_precision
 from avdiff_jax.train.add_classes import add_classes
 from avdiff_jax.train.context import (
-    initial_vars,
-    joined,
-    training_clips,
-    training_features,
+    fuse_training_clips,
+    initialise_variables,
+    iterate_training_clips,
 )
 from tests import tiny
 
@@ -69,10 +69,10 @@ def other_default():
 
 def trained(config) -> tuple[Trained, list]:
     """A model that nothing was learnt by, and three clips."""
-    b = tiny.make_bench(config, 2)
-    vars, members = initial_vars(b), joined(b.stage.base, b.stage.novel[0])
+    b = tiny.make_context(config, 2)
+    vars, members = initialise_variables(b), concat_members(b.stage.base, b.stage.novel[0])
     store = open_store(config.data.store)
-    features = np.asarray(training_features(b, vars, members))
+    features = np.asarray(fuse_training_clips(b, vars, members))
     model = Trained(
         info=b.info, kinds=tuple(BASE if base else NOVEL for base in b.info.is_base),
         vars=jax.tree.map(jnp.asarray, jax.device_get(vars)),
@@ -108,10 +108,10 @@ def test_use(programs, other_default):
 def test_controls(programs, other_default):
     for name in ("ncm", "linear"):
         config = tiny.config(f"method={name}")
-        b = tiny.make_bench(config)
+        b = tiny.make_context(config)
         with tiny.quick_compilation():
-            vars = initial_vars(b)
-            b.method.refresh(b.info, vars, training_clips(b, (b.stage.base,)))
+            vars = initialise_variables(b)
+            b.method.refresh(b.info, vars, iterate_training_clips(b, (b.stage.base,)))
     assert {"pooled", "fit"} <= set(programs)
     assert all(only(programs[name]) for name in ("pooled", "fit")), programs
 

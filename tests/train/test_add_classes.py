@@ -12,10 +12,11 @@ from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference import model as models
 from avdiff_jax.train import add_classes as adding
-from avdiff_jax.train import measure
-from avdiff_jax.train.context import initial_vars
-from avdiff_jax.train.stage import ready
-from avdiff_jax.train.substage import Outcome, Phase
+from avdiff_jax.train.context import initialise_variables
+from avdiff_jax.train.measure import build_model
+from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice, SubstageRecord
+from avdiff_jax.train.stage import prepare_substage
+from avdiff_jax.train.substage import Outcome
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
@@ -52,7 +53,7 @@ def tokens(name, count, seed):
 
 @pytest.fixture(scope="module")
 def model(finished):
-    """With a trunk that tells classes apart, and long enough in substage 2 to learn them."""
+    """With a trunk that tells classes split_draws, and long enough in substage 2 to learn them."""
     model = models.load(finished[0])
     old = model.examples
     features = np.concatenate([
@@ -65,7 +66,7 @@ def model(finished):
         patch.setattr(models.Trained, "features", lambda self, clips: np.concatenate([
             tokens(clip.clip_id.partition("/")[0], 1, 1000 + i) for i, clip in enumerate(clips)
         ]))
-        known = adding.trained_on_examples(made, jax.random.key(0), 0)
+        known = adding.train_on_examples(made, jax.random.key(0), 0)
         yield dataclasses.replace(made, vars=known)
 
 
@@ -132,10 +133,11 @@ def test_what_a_generator_is_told(name, new_clips):
     """Rows of new classes in its buffers come from their clips, those of old ones stay."""
     words = {"gaussian": "generator=gaussian", "prototype": "condition=prototype"}[name]
     key = {"gaussian": "gaussian_mean", "prototype": "condition"}[name]
-    b = tiny.make_bench(tiny.config(words), 2)
-    _, state = ready(b, Phase(2, 2), initial_vars(b), None)
-    found = {"gamma": 0.0, "substage2": {"epochs": 1, "cuts": []}}
-    small = measure.model_of(b, Outcome(state, state.vars, {}), 0, found)
+    b = tiny.make_context(tiny.config(words), 2)
+    _, state = prepare_substage(b, Phase(2, 2), initialise_variables(b), None)
+    chosen = SubstageChoice(1, (), {}, 0.0)
+    record = Stage1Record(chosen, chosen, 0.0, 0)
+    small = build_model(b, Outcome(state, state.vars, SubstageRecord(0)), 0, record)
     assert small.temperature is None
     grown = adding.add_classes(small, *new_clips[0], new_clips[2])
     told, known = grown.vars.buffers[key], len(small.info.classes)
@@ -153,7 +155,7 @@ def test_stand_ins_for_text(model, new_clips):
         np.concatenate([examples.features, twin]),
         np.append(examples.labels, np.full(len(twin), n)), examples.clips,
     )
-    vector = adding.stand_ins(info, ["twin"], ["twin"], both)[0]
+    vector = adding.derive_text(info, ["twin"], ["twin"], both)[0]
     cosine = info.text @ vector / np.linalg.norm(info.text, axis=1) / np.linalg.norm(vector)
     assert cosine.argmax() == 2 and cosine[2] > 0.8
     grown = adding.add_classes(model, *new_clips[0])
@@ -188,7 +190,7 @@ def test_comparison(model, bigger, new_clips):
     video = [c.video for c in old] + new_clips[1][1]
     names = [store.class_names[n] for n in store.labels] + new_clips[1][2]
     cells = [line[40:].split() for line in
-             adding.comparison(model, bigger, audio, video, names).splitlines()[1:]]
+             adding.compare_models(model, bigger, audio, video, names).splitlines()[1:]]
     kinds = dict(zip(model.info.classes, model.kinds, strict=True))
     base = sum(kinds[name] == "base" for name in names[: len(store)])
     assert [int(row[0]) for row in cells] == [base, len(store) - base, 24, 24, 24]

@@ -4,12 +4,15 @@ import jax
 import numpy as np
 import pytest
 
+from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.windows import windows
 from avdiff_jax.train import stage as stages
-from avdiff_jax.train.context import initial_vars, joined
-from avdiff_jax.train.feature_cache import Cache
-from avdiff_jax.train.stage import apart, first_state, ready
-from avdiff_jax.train.substage import Phase, run_substage
+from avdiff_jax.train.context import initialise_variables
+from avdiff_jax.train.feature_cache import cache_members
+from avdiff_jax.train.records import Phase
+from avdiff_jax.train.setting import Schedule
+from avdiff_jax.train.stage import prepare_state, prepare_substage, split_draws
+from avdiff_jax.train.substage import run_substage
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
@@ -19,49 +22,49 @@ EVAL = {"train__frozen_mode": "eval", "train__learning_rate": 1e-3}
 
 def trained(b, phase, vars, workdir):
     """(draw, outcome) after an epoch of substage 2."""
-    setting, state = ready(b, phase, vars, None)
+    setting, state = prepare_substage(b, phase, vars, None)
     services = tiny.services(workdir)
     with services.writer:
-        outcome = run_substage(setting, state, 1, services, 0)
-    return list(apart(b, phase, outcome.state, outcome.record))
+        outcome = run_substage(setting, state, Schedule(1), services, 0)
+    return list(split_draws(b, phase, outcome.state, outcome.record))
 
 
 @pytest.mark.parametrize("words", ["", "method=tsl"])
 def test_equals_fusing_in_every_update(words, tmp_path, monkeypatch):
-    b = tiny.make_bench(tiny.config(words, **EVAL))
-    vars = initial_vars(b)
+    b = tiny.make_context(tiny.config(words, **EVAL))
+    vars = initialise_variables(b)
     phase = Phase(1, 2)
     (_, cached), = trained(b, phase, vars, tmp_path / "cached")
-    monkeypatch.setattr(stages, "caches", lambda *_: False)
+    monkeypatch.setattr(stages, "uses_cache", lambda *_: False)
     (_, plain), = trained(b, phase, vars, tmp_path / "plain")
     tiny.nearly(cached.state.vars, plain.state.vars)
-    tiny.nearly(vars, first_state(b, phase, vars, None).vars)
-    assert cached.record["last"].keys() == plain.record["last"].keys()
-    for name, value in plain.record["last"].items():
-        np.testing.assert_allclose(cached.record["last"][name], value, rtol=2e-3, err_msg=name)
+    tiny.nearly(vars, prepare_state(b, phase, vars, None).vars)
+    assert cached.record.last.keys() == plain.record.last.keys()
+    for name, value in plain.record.last.items():
+        np.testing.assert_allclose(cached.record.last[name], value, rtol=2e-3, err_msg=name)
 
 
 def test_draws_side_by_side_equal_one_after_the_other(tmp_path):
-    b = tiny.make_bench(tiny.config(**EVAL), 2)
-    vars = initial_vars(b)
+    b = tiny.make_context(tiny.config(**EVAL), 2)
+    vars = initialise_variables(b)
     together = trained(b, Phase(2, 2, None), vars, tmp_path / "together")
     assert [draw for draw, _ in together] == [0, 1, 2]
     for draw, outcome in together:
         (_, alone), = trained(b, Phase(2, 2, draw), vars, tmp_path / f"alone{draw}")
         tiny.nearly(outcome.state.vars, alone.state.vars)
-        assert outcome.record["last"].keys() == alone.record["last"].keys()
-        for name, value in alone.record["last"].items():
-            np.testing.assert_allclose(outcome.record["last"][name], value, rtol=2e-3)
+        assert outcome.record.last.keys() == alone.record.last.keys()
+        for name, value in alone.record.last.items():
+            np.testing.assert_allclose(outcome.record.last[name], value, rtol=2e-3)
     first, second = together[0][1].state.vars, together[1][1].state.vars
     assert tiny.differ(first.params["cls"], second.params["cls"])
 
 
 def test_a_row_for_each_window():
     """Short clips have one, long ones `crops`, evenly spaced; each holds that window's token."""
-    b = tiny.make_bench(tiny.config(data__train_max_video=4, **EVAL))
-    store, vars = b.feed.store, initial_vars(b)
-    members = joined(b.stage.base, b.stage.novel[0])
-    cache = Cache(b.steps.fuse, b.feed, vars, members, b.lengths, 16, 3)
+    b = tiny.make_context(tiny.config(data__train_max_video=4, train__crops=3, **EVAL))
+    store, vars = b.feed.store, initialise_variables(b)
+    members = concat_members(b.stage.base, b.stage.novel[0])
+    cache = cache_members(b, vars, members, b.lengths)
     long = store.video.lengths[members.clips] > b.lengths.video
     assert 0 < long.sum() < len(long)
     assert len(cache.data) == len(long) + 2 * long.sum()
@@ -72,15 +75,15 @@ def test_a_row_for_each_window():
         for number in range(count):
             place = np.array([(number + 0.5) / count])
             plan = windows(store, np.array([clip]), [0], b.lengths, place)
-            token = b.steps.fuse(vars, b.feed.data, b.feed.inputs(plan, b.lengths), b.lengths)
+            token = b.fuse(vars, b.feed.data, b.feed.inputs(plan, b.lengths), b.lengths)
             row = cache.data[cache.first[clip] + number]
             np.testing.assert_allclose(row, token[0], rtol=1e-4, atol=1e-5)
 
 
 def test_plans_name_the_clips_that_training_draws():
-    b = tiny.make_bench(tiny.config(data__train_max_video=4, **EVAL))
+    b = tiny.make_context(tiny.config(data__train_max_video=4, **EVAL))
     members = b.stage.base
-    cache = Cache(b.steps.fuse, b.feed, initial_vars(b), members, b.lengths, 16, 4)
+    cache = cache_members(b, initialise_variables(b), members, b.lengths)
     args = (b.lengths, 8, 5, [7])
     rows, plan = cache.plan(members, *args), b.feed.plan(members, *args)
     np.testing.assert_array_equal(rows.label, plan.label)
@@ -98,16 +101,17 @@ def test_selection_on_fused_features_equals_scoring(tmp_path, monkeypatch):
     found = []
     for cached in (True, False):
         if not cached:
-            monkeypatch.setattr(stages, "caches", lambda *_: False)
-        b = tiny.make_bench(tiny.config(**EVAL))
+            monkeypatch.setattr(stages, "uses_cache", lambda *_: False)
+        b = tiny.make_context(tiny.config(**EVAL))
         services = tiny.services(tmp_path / str(cached))
         with services.writer:
-            found.append(stages.stage1(b, services))
-    assert found[0]["gamma"] == found[1]["gamma"]
+            found.append(stages.run_stage1(b, services))
+    assert found[0].gamma == found[1].gamma
     for part in ("substage1", "substage2"):
-        assert found[0][part]["epochs"] == found[1][part]["epochs"]
-        for name, value in found[1][part]["measured"].items():
-            np.testing.assert_allclose(found[0][part]["measured"][name], value, atol=1e-3)
+        cached, plain = (getattr(record, part) for record in found)
+        assert cached.epochs == plain.epochs
+        for name, value in plain.measured.items():
+            np.testing.assert_allclose(cached.measured[name], value, atol=1e-3)
 
 
 def test_a_whole_run_can_be_evaluated_again(tmp_path):

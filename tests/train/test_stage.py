@@ -5,22 +5,23 @@ import numpy as np
 import pytest
 
 from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
 from avdiff_jax.data.windows import Lengths
 from avdiff_jax.errors import UserError
-from avdiff_jax.train import context, report, step
+from avdiff_jax.train import context, measure, scoring
 from avdiff_jax.train import stage as stages
 from avdiff_jax.train.context import (
-    audio_scaling,
-    initial_vars,
-    joined,
-    measured_buckets,
-    scored,
-    training_clips,
+    initialise_variables,
+    iterate_training_clips,
+    measure_audio_scaling,
 )
-from avdiff_jax.train.measure import measure
-from avdiff_jax.train.stage import ready
-from avdiff_jax.train.substage import Outcome, Phase, fresh_record
+from avdiff_jax.train.measure import measure_members
+from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice, SubstageRecord
+from avdiff_jax.train.scoring import bucket_members, score_members
+from avdiff_jax.train.setting import Schedule
+from avdiff_jax.train.stage import prepare_substage
+from avdiff_jax.train.substage import Outcome
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
@@ -28,16 +29,16 @@ pytestmark = pytest.mark.usefixtures("small_programs")
 
 @pytest.fixture(scope="module")
 def vars():
-    return jax.device_get(initial_vars(tiny.make_bench(tiny.config())))
+    return jax.device_get(initialise_variables(tiny.make_context(tiny.config())))
 
 
 def scores_of(vars, order=None, store=None, **changes):
-    b = tiny.make_bench(tiny.config(**changes), store=store)
-    members = joined(b.stage.eval_base, b.stage.eval_novel[0])
+    b = tiny.make_context(tiny.config(**changes), store=store)
+    members = concat_members(b.stage.eval_base, b.stage.eval_novel[0])
     order = np.arange(len(members.labels)) if order is None else order
     members = members._replace(clips=members.clips[order], labels=members.labels[order])
     out = np.empty((len(order), len(b.info.classes)))
-    out[order] = scored(b, vars, members, measured_buckets(b, members, test=False))
+    out[order] = score_members(b, vars, members, bucket_members(b, members, test=False))
     return out
 
 
@@ -59,17 +60,17 @@ def test_scores_depend_on_the_clip_alone(vars, scores, changes):
 def test_scores_do_not_depend_on_order_or_bucket(vars, scores, monkeypatch):
     order = np.random.default_rng(0).permutation(len(scores))
     np.testing.assert_allclose(scores_of(vars, order), scores, atol=1e-6)
-    buckets = context.evaluation_buckets
-    monkeypatch.setattr(context, "evaluation_buckets", lambda *a: buckets(*a, most=1))
+    buckets = scoring.evaluation_buckets
+    monkeypatch.setattr(scoring, "evaluation_buckets", lambda *a: buckets(*a, most=1))
     np.testing.assert_allclose(scores_of(vars), scores, atol=1e-6)
 
 
 def test_long_clips_are_fused_in_turns_on_a_cpu(vars, scores, monkeypatch):
     lengths = Lengths(184, 300)
-    assert step.clips_at_once(32, lengths, tiny.mesh()) == 2
-    assert step.clips_at_once(32, lengths, tiny.mesh(2)) == 32
-    monkeypatch.setattr(step, "CACHED_TOKENS", 40)
-    assert step.clips_at_once(16, Lengths(6, 9), tiny.mesh()) == 2
+    assert scoring.clips_at_once(32, lengths, tiny.mesh()) == 2
+    assert scoring.clips_at_once(32, lengths, tiny.mesh(2)) == 32
+    monkeypatch.setattr(scoring, "CACHED_TOKENS", 40)
+    assert scoring.clips_at_once(16, Lengths(6, 9), tiny.mesh()) == 2
     np.testing.assert_allclose(scores_of(vars), scores, atol=1e-6)
 
 
@@ -85,11 +86,11 @@ def test_the_order_of_a_store_means_nothing(tmp_path):
     found = []
     for s in (store, other):
         c = tiny.config("condition=prototype", data__audio_scale="standardize")
-        b = tiny.make_bench(c, 2, s)
-        _, state = ready(b, Phase(2, 2, 1), initial_vars(b), None)
-        members = joined(b.stage.eval_base, b.stage.eval_novel[1])
-        scores = scored(b, state.vars, members, measured_buckets(b, members, test=True))
-        batches = list(training_clips(b, (b.stage.base,))())
+        b = tiny.make_context(c, 2, s)
+        _, state = prepare_substage(b, Phase(2, 2, 1), initialise_variables(b), None)
+        members = concat_members(b.stage.eval_base, b.stage.eval_novel[1])
+        scores = score_members(b, state.vars, members, bucket_members(b, members, test=True))
+        batches = list(iterate_training_clips(b, (b.stage.base,))())
         found.append((jax.device_get(state), b.info.text, scores, jax.device_get(batches)))
     tiny.same(*found)
     assert found[0][0].vars.buffers["condition"].any(1).all()
@@ -98,7 +99,7 @@ def test_the_order_of_a_store_means_nothing(tmp_path):
 def test_text_is_found_by_name():
     store = open_store(tiny.world()[0])
     for number in (1, 2):
-        info = tiny.make_bench(tiny.config(), number, store).info
+        info = tiny.make_context(tiny.config(), number, store).info
         for row, name in zip(info.text, info.classes, strict=True):
             np.testing.assert_array_equal(row, store.class_text[store.class_names.index(name)])
 
@@ -106,11 +107,11 @@ def test_text_is_found_by_name():
 def test_audio_scaling():
     store = open_store(tiny.world()[0])
     clips = np.array([3, 50, 7])
-    shift, scale = audio_scaling(tiny.config(), store, clips)
+    shift, scale = measure_audio_scaling(tiny.config(), store, clips)
     np.testing.assert_array_equal(shift, np.zeros(8))
     np.testing.assert_allclose(scale, 1 / 255)
     c = tiny.config(data__audio_scale="standardize")
-    shift, scale = audio_scaling(c, store, clips)
+    shift, scale = measure_audio_scaling(c, store, clips)
     offsets = store.audio.offsets
     tokens = np.concatenate([store.audio.values[offsets[i] : offsets[i + 1]] for i in clips])
     np.testing.assert_allclose(shift, tokens.mean(0, dtype=float))
@@ -120,16 +121,18 @@ def test_audio_scaling():
 def test_scaling_comes_from_base_training_clips_of_the_stage(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        stages, "audio_scaling", lambda c, s, clips: asked.append(clips) or (0 * clips, clips))
+        context, "measure_audio_scaling",
+        lambda c, s, clips: asked.append(clips) or (0 * clips, clips),
+    )
     for number in (1, 2):
-        b = tiny.make_bench(tiny.config(), number)
+        b = tiny.make_context(tiny.config(), number)
         np.testing.assert_array_equal(asked[-1], b.stage.base.clips)
 
 
 def test_initial_variables_are_a_function_of_seed_and_stage(vars):
-    again = initial_vars(tiny.make_bench(tiny.config()))
+    again = initialise_variables(tiny.make_context(tiny.config()))
     tiny.same(jax.device_get(again), vars)
-    other = initial_vars(tiny.make_bench(tiny.config(seed=43)))
+    other = initialise_variables(tiny.make_context(tiny.config(seed=43)))
     assert tiny.differ(other.params, vars.params)
     assert tiny.differ(other.buffers["fourier"], vars.buffers["fourier"])
 
@@ -140,34 +143,35 @@ class Substages:
     def __init__(self, records):
         self.records, self.calls = records, []
 
-    def __call__(self, setting, state, epochs, services, at, select=None, replay=()):
+    def __call__(self, setting, state, schedule, services, run_epochs):
         i = len(self.calls)
-        self.calls.append((setting.phase, epochs, at, replay, select, jax.device_get(state)))
+        self.calls.append((setting.phase, schedule, run_epochs, jax.device_get(state)))
         made = jax.tree.map(lambda x: x + 1 + i, state)
-        record = fresh_record(at) | {"at": at + epochs, **self.records.get(setting.phase, {})}
+        record = SubstageRecord(
+            run_epochs + schedule.epochs, **self.records.get(setting.phase, {})
+        )
         best = jax.tree.map(lambda x: x - 1 - i, state.vars)
-        return Outcome(made, best if select else made.vars, record)
+        return Outcome(made, best if schedule.select else made.vars, record)
 
 
-FOUND = {
-    "substage1": {"epochs": 5, "cuts": [2, 4]}, "substage2": {"epochs": 3, "cuts": [1]},
-    "gamma": 0.0, "at": 50,
-}
+RECORD = Stage1Record(
+    SubstageChoice(5, (2, 4), {}, 1.0), SubstageChoice(3, (1,), {}, 1.0), gamma=0.0, run_epochs=50
+)
 
 
 def test_stage_2_replays_the_record(monkeypatch):
     """All draws start from the same base model: the last of substage 1."""
     fake = Substages({})
     monkeypatch.setattr(stages, "run_substage", fake)
-    b = tiny.make_bench(tiny.config(train__reset_optimizer=False), 2)
-    draws = list(stages.stage2(b, initial_vars(b), None, FOUND))
+    b = tiny.make_context(tiny.config(train__reset_optimizer=False), 2)
+    draws = list(stages.run_stage2(b, initialise_variables(b), None, RECORD))
     assert [draw for draw, _ in draws] == [0, 1, 2]
-    told = [(phase, epochs, at, replay) for phase, epochs, at, replay, *_ in fake.calls]
-    assert told == [
-        (Phase(2, 1), 5, 50, (2, 4)), (Phase(2, 2, 0), 3, 55, (1,)),
-        (Phase(2, 2, 1), 3, 58, (1,)), (Phase(2, 2, 2), 3, 61, (1,)),
+    assert [call[:3] for call in fake.calls] == [
+        (Phase(2, 1), Schedule(5, None, (2, 4)), 50),
+        (Phase(2, 2, 0), Schedule(3, None, (1,)), 55),
+        (Phase(2, 2, 1), Schedule(3, None, (1,)), 58),
+        (Phase(2, 2, 2), Schedule(3, None, (1,)), 61),
     ]
-    assert all(select is None for *_, select, _ in fake.calls)
     states = [state for *_, state in fake.calls]
     base = jax.tree.map(lambda x: x + 1, states[0])  # what the first call returned
     for state in states[1:]:
@@ -179,46 +183,46 @@ def test_stage_2_replays_the_record(monkeypatch):
 def test_stage_1_goes_on_from_the_best_epoch(monkeypatch):
     """And writes down the cuts that its best epochs have seen."""
     records = {
-        Phase(1, 1): {"best_epoch": 6, "cuts": [2, 6, 9], "best": {"score": 1, "val/B": 2}},
-        Phase(1, 2): {"best_epoch": 1, "cuts": [], "best": {"score": 1, "val/gamma": 0.0}},
+        Phase(1, 1): {"best_epoch": 6, "cuts": (2, 6, 9), "best": {"score": 1, "val/B": 2}},
+        Phase(1, 2): {"best_epoch": 1, "cuts": (), "best": {"score": 1, "val/gamma": 0.0}},
     }
     fake = Substages(records)
     monkeypatch.setattr(stages, "run_substage", fake)
     c = tiny.config(train__epochs1=9, train__epochs2=7)
-    b = tiny.make_bench(c)
-    found = stages.stage1(b, None)
-    (p1, e1, a1, _, select1, s1), (p2, e2, a2, _, select2, s2) = fake.calls
-    assert (p1, e1, a1, p2, e2, a2) == (Phase(1, 1), 9, 0, Phase(1, 2), 7, 9)
+    b = tiny.make_context(c)
+    record = stages.run_stage1(b, None)
+    (phase1, one, before1, s1), (phase2, two, before2, s2) = fake.calls
+    assert (phase1, one.epochs, before1) == (Phase(1, 1), 9, 0)
+    assert (phase2, two.epochs, before2) == (Phase(1, 2), 7, 9)
     tiny.same(s2.vars, jax.tree.map(lambda x: x - 1, s1.vars))  # the best, not the last
-    assert found["substage1"] == {
-        "epochs": 6, "cuts": [2], "measured": {"score": 1, "val/B": 2}, "seconds": 0.0}
-    assert found["gamma"] == 0.0 and found["at"] == 16
-    vars = initial_vars(b)
-    one, two = select1(vars), select2(vars)
+    assert record.substage1 == SubstageChoice(6, (2,), {"score": 1, "val/B": 2}, 0.0)
+    assert record.gamma == 0.0 and record.run_epochs == 16
+    vars = initialise_variables(b)
+    one, two = one.select(vars), two.select(vars)
     assert one["score"] == one["val/B"] and two["score"] == two["val/HM"]
     assert two["val/gamma"] in [i / 10 for i in range(11)]
 
 
 def test_gamma_is_used_as_given(vars, monkeypatch):
     """Zero too, which the published code takes for none; test is not searched."""
-    b = tiny.make_bench(tiny.config(), 2)
-    members = joined(b.stage.eval_base, b.stage.eval_novel[0])
+    b = tiny.make_context(tiny.config(), 2)
+    members = concat_members(b.stage.eval_base, b.stage.eval_novel[0])
     made = np.where(b.info.is_base, 0.6, 0.1) + 0 * members.labels[:, None]
     made[np.arange(len(made)), members.labels] += 0.2
-    monkeypatch.setattr(report, "scored", lambda *_: made)
-    point = measure(b, vars, members, 0.0)["point"]
+    monkeypatch.setattr(measure, "score_members", lambda *_: made)
+    point = measure_members(b, vars, members, 0.0).point
     assert (point.B, point.N, point.HM, point.FSL, point.gamma) == (100, 0, 0, 100, 0)
-    point = measure(b, vars, members, 0.4)["point"]
+    point = measure_members(b, vars, members, 0.4).point
     assert (point.B, point.N, point.HM) == (100, 100, 100)
 
 
 @pytest.mark.parametrize("how, wanted", [("grid", 0.4), ("exact", None)])
 def test_calibration(how, wanted):
-    b = tiny.make_bench(tiny.config(eval__calibration=how))
+    b = tiny.make_context(tiny.config(eval__calibration=how))
     labels = np.arange(len(b.info.classes))
     scores = np.where(b.info.is_base, 0.45, 0.1) + 0 * labels[:, None]
     scores[labels, labels] += 0.01
-    point = stages.calibrated_point(b, scores, labels)
+    point = stages.calibrate(b, scores, labels)
     if wanted is None:
         assert point.HM == 100 and 0.34 < point.gamma < 0.36
     else:
@@ -226,24 +230,24 @@ def test_calibration(how, wanted):
 
 
 def test_scores_that_are_not_finite_are_refused(vars):
-    b = tiny.make_bench(tiny.config())
+    b = tiny.make_context(tiny.config())
     broken = vars.replace(params=jax.tree.map(lambda x: np.full_like(x, np.nan), vars.params))
-    with pytest.raises(UserError, match=r"scores of stage 1 are not finite.*learning_rate"):
-        scored(b, broken, b.stage.eval_base, measured_buckets(b, b.stage.eval_base, False))
+    with pytest.raises(UserError, match=r"scores of (\d+) of \1 clips .* finite.*learning_rate"):
+        score_members(b, broken, b.stage.eval_base, bucket_members(b, b.stage.eval_base, False))
 
 
 def test_training_clips_are_all_clips_once():
-    b = tiny.make_bench(tiny.config(eval__batch=5))
+    b = tiny.make_context(tiny.config(eval__batch=5))
     members = (b.stage.base, b.stage.novel[0])
     labels = np.concatenate([
         np.asarray(batch.label)[np.asarray(batch.weight) > 0]
-        for batch in training_clips(b, members)()
+        for batch in iterate_training_clips(b, members)()
     ])
-    np.testing.assert_array_equal(np.sort(labels), np.sort(joined(*members).labels))
+    np.testing.assert_array_equal(np.sort(labels), np.sort(concat_members(*members).labels))
 
 
 def test_stage_names_are_those_of_the_split():
     split = split_file.load(tiny.world()[1])
-    b = tiny.make_bench(tiny.config(), 2)
+    b = tiny.make_context(tiny.config(), 2)
     novel = [n for n, base in zip(b.info.classes, b.info.is_base, strict=True) if not base]
     assert novel == sorted(split["classes"]["novel2"])

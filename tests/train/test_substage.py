@@ -7,18 +7,12 @@ import pytest
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.windows import ROLES
 from avdiff_jax.errors import UserError
-from avdiff_jax.train.context import initial_vars
+from avdiff_jax.train.context import initialise_variables
 from avdiff_jax.train.optimisers import cut_rate, learning_rate
-from avdiff_jax.train.stage import ready
-from avdiff_jax.train.substage import (
-    Phase,
-    check_finite,
-    dropout_key,
-    epoch_plans,
-    fresh_record,
-    plateau_step,
-    run_substage,
-)
+from avdiff_jax.train.records import Phase, SubstageRecord
+from avdiff_jax.train.setting import Schedule, make_dropout_key, plan_epoch
+from avdiff_jax.train.stage import prepare_substage
+from avdiff_jax.train.substage import check_finite, judge_plateau, run_substage
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
@@ -44,18 +38,18 @@ pytestmark = pytest.mark.usefixtures("small_programs")
     ],
 )
 def test_plateau_rule(scores, cuts):
-    record, found = fresh_record(0), []
+    record, found = SubstageRecord(0), []
     for epoch, score in enumerate(scores, 1):
-        record, cut = plateau_step(record, score, 3)
+        record, cut = judge_plateau(record, score, 3)
         if cut:
             found.append(epoch)
     assert found == cuts
 
 
 def test_patience_zero_cuts_at_once():
-    record, cut = plateau_step(fresh_record(0), 5.0, 0)
+    record, cut = judge_plateau(SubstageRecord(0), 5.0, 0)
     assert not cut
-    assert plateau_step(record, 5.0, 0)[1]
+    assert judge_plateau(record, 5.0, 0)[1]
 
 
 class Scripted:
@@ -78,22 +72,22 @@ def run(tmp_path, scores=None, words="", start=START, **changes):
     epochs = changes.pop("epochs", None) or len(scores)
     c = tiny.config(words, **changes)
     phase, vars, before = start
-    b = tiny.make_bench(c, phase.stage)
-    vars = initial_vars(b) if vars is None else vars
-    setting, state = ready(b, phase, vars, before)
+    b = tiny.make_context(c, phase.stage)
+    vars = initialise_variables(b) if vars is None else vars
+    setting, state = prepare_substage(b, phase, vars, before)
     first = jax.device_get(state)
     select = Scripted(scores) if scores else None
     services = tiny.services(tmp_path)
     with services.writer:
-        outcome = run_substage(setting, state, epochs, services, 0, select, replay)
+        outcome = run_substage(setting, state, Schedule(epochs, select, replay), services, 0)
     return outcome, select, first
 
 
 def test_first_of_equal_epochs_is_kept_and_the_rate_is_cut(tmp_path):
     outcome, select, _ = run(tmp_path, [3, 7, 7, 7, 7, 7, 5], train__learning_rate=1e-2)
     record = outcome.record
-    assert record["best_epoch"] == 2 and record["best"]["score"] == 7
-    assert record["cuts"] == [6] and record["finished"] and record["at"] == 7
+    assert record.best_epoch == 2 and record.best["score"] == 7
+    assert record.cuts == (6,) and record.finished and record.run_epochs == 7
     tiny.same(jax.device_get(outcome.best), select.seen[1])
     tiny.same(jax.device_get(outcome.state.vars), select.seen[-1])
     np.testing.assert_allclose(learning_rate(outcome.state), 1e-3, rtol=1e-6)
@@ -104,7 +98,7 @@ def test_first_of_equal_epochs_is_kept_and_the_rate_is_cut(tmp_path):
 def test_cuts_are_replayed(tmp_path):
     """Stage 2 cuts after the same epochs, whatever happens, and keeps its last epoch."""
     outcome, _, _ = run(tmp_path, None, epochs=4, replay=(1, 3), train__learning_rate=1e-2)
-    assert outcome.record["cuts"] == [1, 3] and outcome.record["best_epoch"] == 0
+    assert outcome.record.cuts == (1, 3) and outcome.record.best_epoch == 0
     rates = [line["stage1-substage1/learning_rate"] for line in tiny.lines(tmp_path)]
     np.testing.assert_allclose(rates, [1e-2, 1e-3, 1e-3, 1e-4], rtol=1e-6)
     tiny.same(jax.device_get(outcome.best), jax.device_get(outcome.state.vars))
@@ -112,7 +106,7 @@ def test_cuts_are_replayed(tmp_path):
 
 def test_no_plateau(tmp_path):
     outcome, _, _ = run(tmp_path, [5] * 6, train__plateau=False, train__batches=2)
-    assert outcome.record["cuts"] == []
+    assert outcome.record.cuts == ()
 
 
 TRUNK = ("enc", "pos", "fusion")
@@ -150,8 +144,8 @@ def test_substage_1_moves_everything(tmp_path):
 def test_moments_of_adam(first, reset):
     """Carried over, with their count, for groups that go on moving; or all zero."""
     c = tiny.config(train__reset_optimizer=reset)
-    b = tiny.make_bench(c)
-    _, state = ready(b, Phase(1, 2), first.best, first.state)
+    b = tiny.make_context(c)
+    _, state = prepare_substage(b, Phase(1, 2), first.best, first.state)
     adam = state.opt["main"].inner_state[1][0]
     old = first.state.opt["main"].inner_state[1][0]
     assert set(adam.mu) == {"proj", "cls", "gen"} and set(old.mu) == {*adam.mu, *TRUNK}
@@ -168,8 +162,8 @@ def test_moments_of_adam(first, reset):
 def test_a_fresh_scheduler_has_the_full_rate(first):
     """Even where the moments are carried over and the rate was cut before."""
     c = tiny.config(train__reset_optimizer=False)
-    b = tiny.make_bench(c)
-    _, state = ready(b, Phase(1, 2), first.best, cut_rate(first.state, 0.1))
+    b = tiny.make_context(c)
+    _, state = prepare_substage(b, Phase(1, 2), first.best, cut_rate(first.state, 0.1))
     np.testing.assert_allclose(learning_rate(state), c.train.learning_rate, rtol=1e-6)
 
 
@@ -177,10 +171,10 @@ def test_plans_hold_the_right_clips():
     """Base then novel; never a clip of Val or test; a new order for each place."""
     c = tiny.config()
     for stage in (1, 2):
-        b = tiny.make_bench(c, stage)
+        b = tiny.make_context(c, stage)
         allowed = {"base": b.stage.base, "novel": b.stage.novel[0]}
-        setting, _ = ready(b, Phase(stage, 2), initial_vars(b), None)
-        plans = [epoch_plans(setting, epoch) for epoch in range(3)]
+        setting, _ = prepare_substage(b, Phase(stage, 2), initialise_variables(b), None)
+        plans = [plan_epoch(setting, epoch) for epoch in range(3)]
         assert list(plans[0]) == list(ROLES)
         video = b.feed.store.video
         held_out = {*b.stage.eval_base.clips} | {*b.stage.eval_novel[0].clips}
@@ -189,13 +183,13 @@ def test_plans_hold_the_right_clips():
             assert {*clips.ravel()} <= {*allowed[role].clips}
             assert not {*clips.ravel()} & held_out
             assert tiny.differ(plans[0][role].video_start, plans[1][role].video_start)
-        tiny.same(plans[2], epoch_plans(setting, 2))
+        tiny.same(plans[2], plan_epoch(setting, 2))
 
 
 def test_random_numbers_differ_between_phases():
     c = tiny.config()
     phases = [Phase(1, 1), Phase(1, 2), Phase(2, 1), *(Phase(2, 2, d) for d in range(3))]
-    keys = [tuple(jax.random.key_data(dropout_key(c, p)).tolist()) for p in phases]
+    keys = [tuple(jax.random.key_data(make_dropout_key(c, p)).tolist()) for p in phases]
     assert len({*keys}) == len(phases) == len({p.name for p in phases})
 
 

@@ -35,7 +35,7 @@ def test_devices_and_residence_do_not_matter(alone, count, residence, tmp_path):
 
 
 def test_a_batch_is_split_and_the_features_are_not():
-    b = tiny.make_bench(tiny.config(), devices=2)
+    b = tiny.make_context(tiny.config(), devices=2)
     plan = training_plan(b.feed.store, b.stage.base, b.lengths, 8, 4, [0])
     inputs = b.feed.inputs(plan, b.lengths)
     assert {s.data.shape for s in inputs.label.addressable_shards} == {(4, 4)}

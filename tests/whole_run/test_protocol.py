@@ -222,7 +222,7 @@ def test_shuffled_labels_touch_training_only():
     store, split = of_config.open_data(c, None)
     for number in (1, 2):
         true = stages.stage(split, store, number)
-        control = protocol._stage(c, split, store, number)
+        control = protocol.choose_stage(c, split, store, number)
         assert tiny.differ(true.base.labels, control.base.labels)
         tiny.same(np.sort(true.base.labels), np.sort(control.base.labels))
         tiny.same(true.base.clips, control.base.clips)

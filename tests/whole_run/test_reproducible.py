@@ -80,16 +80,20 @@ DEVICES = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
-from avdiff_jax.train.context import initial_vars, joined, measured_buckets, scored
+from avdiff_jax.data.splits.stages import concat_members
+from avdiff_jax.train.context import initialise_variables
+from avdiff_jax.train.scoring import bucket_members, score_members
 from tests import tiny
 
 def scores(devices, batch):
-    b = tiny.make_bench(tiny.config("method=attention_fusion", eval__batch=batch), devices=devices)
-    members = joined(b.stage.eval_base, b.stage.eval_novel[0])
+    c = tiny.config("method=attention_fusion", eval__batch=batch)
+    b = tiny.make_context(c, devices=devices)
+    members = concat_members(b.stage.eval_base, b.stage.eval_novel[0])
     vars = jax.device_put(start, jax.sharding.NamedSharding(b.feed.mesh, jax.P()))
-    return scored(b, vars, members, measured_buckets(b, members, test=False))
+    return score_members(b, vars, members, bucket_members(b, members, test=False))
 
-start = jax.device_get(initial_vars(tiny.make_bench(tiny.config("method=attention_fusion"))))
+c = tiny.config("method=attention_fusion")
+start = jax.device_get(initialise_variables(tiny.make_context(c)))
 one = scores(1, 16)
 assert one.std(0).max() > 1e-4
 for devices, batch in ((2, 16), (8, 16), (8, 64), (1, 64)):

@@ -16,8 +16,10 @@ from avdiff_jax.runtime import checkpoint
 from avdiff_jax.runtime.checkpoint import Checkpoints
 from avdiff_jax.runtime.stop import Stop, Stopped
 from avdiff_jax.train import substage, workdir
-from avdiff_jax.train.context import initial_vars
-from avdiff_jax.train.stage import ready
+from avdiff_jax.train.context import initialise_variables
+from avdiff_jax.train.records import Phase, Stage1Record
+from avdiff_jax.train.setting import Schedule
+from avdiff_jax.train.stage import prepare_substage
 from avdiff_jax.train.workdir import PHASES
 from tests import tiny
 
@@ -109,13 +111,13 @@ def test_a_mid_epoch_save_knows_its_step(tmp_path, monkeypatch):
     stop = Stop()
     monkeypatch.setattr(stop, "signal", signal.SIGINT)
     c = tiny.config()
-    b = tiny.make_bench(c)
+    b = tiny.make_context(c)
     services = tiny.services(tmp_path, stop)
-    setting, state = ready(b, substage.Phase(1, 1), initial_vars(b), None)
+    setting, state = prepare_substage(b, Phase(1, 1), initialise_variables(b), None)
     with services.writer, pytest.raises(Stopped) as stopped:
-        substage.run_substage(setting, state, 2, services, 0)
+        substage.run_substage(setting, state, Schedule(2), services, 0)
     assert stopped.value.exit_code == 130
-    with services.checkpoints(substage.Phase(1, 1)) as last:
+    with services.checkpoints(Phase(1, 1)) as last:
         record = last.metadata(last.latest())
     assert (record["epoch"], record["step"], record["steps"]) == (0, 2, 2)
     assert record["at"] == 0 and not record["finished"] and record["sums"]
@@ -129,17 +131,17 @@ def test_a_finished_run_stays_what_it_is(whole, tmp_path):
     assert tiny.outcome(workdir) == found and tiny.lines(workdir) == before
 
 
-RECORD = {"gamma": 0.0, "at": 2} | {
+RECORD = {"gamma": 0.0, "at": 2, "temperature": 0.5} | {
     f"substage{n}": {"epochs": 1, "cuts": [], "measured": {}, "seconds": 1.0} for n in (1, 2)
 }
 
 
 @pytest.mark.parametrize("number", [{"version": 1}, {}])  # the first ones had none
 def test_a_record_of_another_version_is_refused(number, tmp_path, monkeypatch):
-    workdir.write_record(tmp_path, RECORD)
+    workdir.write_record(tmp_path, Stage1Record.from_json(RECORD))
     assert json.loads((tmp_path / "stage1.json").read_text()) == {"version": 1, **RECORD}
     (tmp_path / "stage1.json").write_text(json.dumps(number | RECORD))
-    assert workdir.read_record(tmp_path) == RECORD
+    assert workdir.read_record(tmp_path) == Stage1Record.from_json(RECORD)
     monkeypatch.setattr(workdir, "RECORD", dataclasses.replace(workdir.RECORD, version=2))
     with pytest.raises(UserError, match=r"stage1.json has version 1 where version 2 is read: "):
         workdir.read_record(tmp_path)

@@ -77,6 +77,11 @@ def stage(split: dict, store, number: int) -> Stage:
     )
 
 
+def concat_members(*members: Members) -> Members:
+    """Puts several sets together, one after the other."""
+    return Members(*(np.concatenate(parts) for parts in zip(*members, strict=True)))
+
+
 def shuffled(members: Members, seed: int) -> Members:
     """The same clips with their labels permuted: a control that can learn nothing.
 

@@ -1,0 +1,105 @@
+"""Finished models measured on test clips of any store that has their classes."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from avdiff_jax.data.feed import Feed
+from avdiff_jax.data.splits import stages
+from avdiff_jax.data.splits.stages import Members, concat_members
+from avdiff_jax.data.store import Store
+from avdiff_jax.errors import UserError
+from avdiff_jax.inference.model import Trained
+from avdiff_jax.io.documents import plain
+from avdiff_jax.results import results_json
+from avdiff_jax.runtime import devices
+from avdiff_jax.train.measure import Measurement, aggregate_draws, measure_members
+from avdiff_jax.train.report import write_confusion, write_draw, write_results
+from avdiff_jax.train.scoring import prepare_scorer
+
+
+def evaluate(
+    models: Mapping[int, Trained], store: Store, split: dict | None, folder: Path
+) -> dict:
+    """Measures finished models by draw; writes the files that a run writes about its test.
+
+    Args:
+      split: names the test clips of each draw; without one they are all clips of the store but
+        those that a model was trained on.
+      folder: made if missing.
+
+    Returns:
+      the results, as in results.json.
+
+    Raises:
+      UserError: clips of unknown classes or none to test on, or a folder that cannot be made.
+    """
+    started = time.monotonic()
+    tested = {
+        draw: find_test_members(model, store, split, draw) for draw, model in models.items()
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    measurements = []
+    for draw, model in models.items():
+        measurements.append(measure_model(model, store, tested[draw]))
+        write_draw(folder, draw, model, measurements[-1], store.clip_ids)
+    model = [*models.values()][-1]
+    confusion = np.sum([m.confusion for m in measurements], axis=0)
+    write_confusion(confusion, model.info.classes, folder)
+    gamma = {"value": model.gamma, "on": "Val of the run, unless --gamma was given"}
+    results = results_json.results_json(
+        test=aggregate_draws(measurements), validation={}, chosen={"gamma": gamma},
+        config=plain(model.info.config.to_dict()), device=devices.describe(),
+        timing={"wall_seconds": time.monotonic() - started},
+        data={"store": store.name, "classes": len(model.info.classes)},
+    )
+    write_results(folder, results)
+    return results
+
+
+def measure_model(model: Trained, store: Store, members: Members) -> Measurement:
+    """Measures a finished model on clips of a store, at its own calibration value."""
+    config = model.info.config
+    feed = Feed(store, devices.mesh(), config.data.residence)
+    devices.check_divides(config.eval.batch, feed.mesh, "eval.batch")
+    variables = jax.device_put(model.vars, devices.replicated(feed.mesh))
+    scorer = prepare_scorer(model.method, model.info, feed)
+    return measure_members(scorer, variables, members, model.gamma)
+
+
+def find_test_members(model: Trained, store: Store, split: dict | None, draw: int) -> Members:
+    """Finds the test clips, labelled as the model numbers its classes.
+
+    Raises:
+      UserError: the model does not know one of their classes, or they are all of one kind.
+    """
+    if split is None:
+        trained_on = model.examples.clips if model.examples else ()
+        clips = np.flatnonzero(~np.isin(store.clip_ids, trained_on))
+        names, labels = store.class_names, store.labels[clips]
+    else:
+        stage = stages.stage(split, store, 2)
+        clips, labels = concat_members(stage.eval_base, stage.eval_novel[draw])
+        names = stage.class_names
+    number = {name.casefold(): i for i, name in enumerate(model.info.classes)}
+    used = [names[label] for label in np.unique(labels)]
+    if unknown := [str(name) for name in used if name.casefold() not in number]:
+        raise UserError(
+            f"the model does not know {unknown[0]!r} ({len(unknown)} of the {len(used)} classes to "
+            f"test, which {store.path} has): add it with launch/add_class.py, or name another "
+            "store or split"
+        )
+    labels = np.array([number.get(name.casefold(), -1) for name in names], np.int32)[labels]
+    base = int(model.info.is_base[labels].sum())
+    if not 0 < base < len(labels):
+        raise UserError(
+            f"there are {base} test clips of base and {len(labels) - base} of novel classes in "
+            f"{store.path}, but both kinds are needed: name another store or split"
+        )
+    return Members(clips, labels)

@@ -1,0 +1,150 @@
+"""Scores of clips, in evaluation mode: all that measuring a model takes."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from avdiff_jax.data.feed import Feed, largest_divisor
+from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.windows import Bucket, Lengths, Limits, evaluation_buckets
+from avdiff_jax.errors import UserError
+from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.compiling import compile_function
+
+CACHED_TOKENS = 1024  # that are fused at a time on a CPU
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+    """A method on the clips of a feed, with its compiled functions in evaluation mode.
+
+    fuse: (variables, data, inputs, lengths) -> features [B, ...]; see `compile_fusing`.
+    judge: (variables, features) -> scores [B, C].
+    """
+
+    method: Method
+    info: Info
+    feed: Feed
+    fuse: Callable
+    judge: Callable
+
+    def score_batch(self, variables: Vars, inputs: Any, lengths: Lengths) -> jax.Array:
+        """Scores a batch, [B, C]."""
+        return self.judge(variables, self.fuse(variables, self.feed.data, inputs, lengths))
+
+
+def prepare_scorer(method: Method, info: Info, feed: Feed) -> Scorer:
+    """Compiles what scores clips; a function that is never called is never compiled."""
+    return Scorer(
+        method, info, feed,
+        fuse=compile_fusing(method, info, feed), judge=compile_judging(method, info, feed.mesh),
+    )
+
+
+def compile_fusing(method: Method, info: Info, feed: Feed) -> Callable:
+    """Compiles `fuse(variables, data, inputs, lengths)`: the features of a batch in evaluation
+    mode, [B, ...]."""
+    whole = devices.replicated(feed.mesh)
+
+    def fuse(variables, data, inputs, lengths):
+        batch = feed.batch(data, inputs, lengths)
+
+        def features(batch):
+            # No dropout in evaluation: the key is never read.
+            return method.features(info, variables, batch, jax.random.key(0), False)[0]
+
+        at_once = clips_at_once(len(batch.label), lengths, feed.mesh)
+        if at_once == len(batch.label):
+            return features(batch)
+        parts = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), batch)
+        of_parts = jax.lax.map(features, parts)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), of_parts)
+
+    return compile_function(
+        fuse, info.config.device.precision, static_argnames="lengths", out_shardings=whole
+    )
+
+
+def compile_judging(method: Method, info: Info, mesh: Mesh) -> Callable:
+    """Compiles `judge(variables, features) -> [B, C]`: scores of features."""
+    return compile_function(
+        partial(method.scores, info), info.config.device.precision,
+        out_shardings=devices.replicated(mesh),
+    )
+
+
+def clips_at_once(clips: int, lengths: Lengths, mesh: Mesh) -> int:
+    """Returns how many clips of an evaluation batch are fused at a time.
+
+    On one CPU long clips take turns: attention scores that leave the caches cost more than the
+    products. Several devices share a batch out, and a GPU is faster with all of it.
+    """
+    if mesh.size > 1 or not devices.on_cpu(mesh):
+        return clips
+    return largest_divisor(clips, max(1, CACHED_TOKENS // sum(lengths)))
+
+
+def bucket_members(scorer: Scorer, members: Members, test: bool) -> list[Bucket]:
+    """Sorts `members` into evaluation batches under the limits for validation or test."""
+    data = scorer.info.config.data
+    limits = (
+        Limits(data.test_max_audio, data.test_max_video)
+        if test
+        else Limits(data.val_max_audio, data.val_max_video)
+    )
+    return evaluation_buckets(scorer.feed.store, members, limits, scorer.info.config.eval.batch)
+
+
+def score_members(
+    scorer: Scorer, variables: Vars, members: Members, buckets: list[Bucket]
+) -> np.ndarray:
+    """Scores [n, C] of `members` in their order; each clip once.
+
+    All batches are sent before the first scores are read.
+
+    Raises:
+      UserError: a score is not a finite number.
+    """
+    sent = [
+        (rows, scorer.score_batch(variables, inputs, lengths))
+        for rows, inputs, lengths in scorer.feed.measured(buckets)
+    ]
+    scores = np.zeros((len(members.labels), len(scorer.info.classes)), np.float32)
+    for rows, of_batch in jax.device_get(sent):
+        scores[rows[rows >= 0]] = of_batch[rows >= 0]
+    return check_scores(scores)
+
+
+def check_scores(scores: np.ndarray) -> np.ndarray:
+    """Returns `scores` [n, C] as they are.
+
+    Raises:
+      UserError: one of them is not a finite number.
+    """
+    if bad := int((~np.isfinite(scores)).any(-1).sum()):
+        raise UserError(
+            f"the scores of {bad} of {len(scores)} clips are not finite: check the features for "
+            "extreme values, or train with a lower train.learning_rate"
+        )
+    return scores
+
+
+def fuse_members(scorer: Scorer, variables: Vars, buckets: list[Bucket], count: int) -> Any:
+    """Features [count, ...] of the clips in `buckets`, in the order of their rows, on the
+    devices."""
+    features, rows = [], []
+    for of_batch, inputs, lengths in scorer.feed.measured(buckets):
+        features.append(scorer.fuse(variables, scorer.feed.data, inputs, lengths))
+        rows.append(of_batch)
+    rows = np.concatenate(rows)
+    place = np.zeros(count, np.int64)
+    place[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+    ordered = jax.tree.map(lambda *x: jnp.concatenate(x)[place], *features)
+    return devices.put(ordered, devices.replicated(scorer.feed.mesh))
