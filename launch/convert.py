@@ -35,7 +35,7 @@ def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
     p.add_argument("--checkpoint", required=True, metavar="FILE.pt", help="of the published code")
-    p.add_argument("--config", required=True, metavar="FILE.py:WORDS", help="gives the sizes")
+    p.add_config()
     p.add_argument("--store", required=True, metavar="FILE.h5", help="what it was trained on")
     p.add_argument("--split", required=True, metavar="FILE.json", help="which clips of the store")
     p.add_argument("--classes", metavar="FILE", help="one name a line, as the outputs are ordered")

@@ -2,12 +2,6 @@
 
 Features are random, of the benchmark's sizes, so no file is needed.
 
-    --json=OUT.json      also write the numbers
-    --compare=OLD.json   print ratios to an earlier run (above 1: faster now)
-    --grow               how cost grows with T, L, tokens, batch and devices
-    --trace=DIR          also record each phase with jax.profiler, for TensorBoard or Perfetto
-    --config.x.y=v       changes field x.y of the configuration; see configs/common.py
-
 Efficiency = (matrix-product FLOPs that the mathematics needs, see avdiff_jax/flops.py) / seconds
 / (this machine's float32 matrix-product rate). Calls of a phase and a large product take turns,
 since other work on the machine takes from both; medians count. Start s is the first call:
@@ -32,12 +26,11 @@ sys.path.insert(0, str(ROOT))
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 from jax.sharding import AxisType
-from ml_collections import config_flags
 
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import check_values
+from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data.feed import Feed, fill
 from avdiff_jax.data.splits.stages import Members, Stage
 from avdiff_jax.data.store import open_store
@@ -53,12 +46,6 @@ from avdiff_jax.speed import flops
 from avdiff_jax.train.context import initialise_variables, prepare_stage
 from avdiff_jax.train.records import Phase
 from avdiff_jax.train.stage import prepare_substage
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py:WORDS", lock_config=True)
-_JSON = flags.DEFINE_string("json", None, "where the numbers are written")
-_COMPARE = flags.DEFINE_string("compare", None, "numbers of an earlier run")
-_TRACE = flags.DEFINE_string("trace", None, "folder for traces of jax.profiler")
-_GROW = flags.DEFINE_bool("grow", False, "also measure how cost grows")
 
 IMPORT_SECONDS = time.perf_counter() - BEGUN
 AUDIO_SECONDS, VIDEO_SECONDS = 0.96, 0.64
@@ -420,19 +407,34 @@ def summary(report: dict) -> str:
     )
 
 
-def main(_):
+def parser() -> Parser:
+    """The flags."""
+    p = Parser(__doc__)
+    p.add_config()
+    p.add_output("OUT.json", "also write the numbers", flag="--json", required=False)
+    p.add_argument("--compare", metavar="OLD.json",
+                   help="print ratios to an earlier run (above 1: faster now)")
+    p.add_argument("--grow", action="store_true",
+                   help="how cost grows with T, L, tokens, batch and devices")
+    p.add_argument("--trace", metavar="DIR",
+                   help="also record each phase with jax.profiler, for TensorBoard or Perfetto")
+    return p
+
+
+def main(argv=None):
     """Measures, prints, writes."""
-    config = _CONFIG.value
+    args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
+    config = configuration.resolve(args.config, overrides)
     check_values(config)
     devices.configure(config.device.deterministic)
-    old = earlier(pathlib.Path(_COMPARE.value)) if _COMPARE.value else None
-    target = _JSON.value and pathlib.Path(_JSON.value)
+    old = earlier(pathlib.Path(args.compare)) if args.compare else None
+    target = args.json and pathlib.Path(args.json)
     if target and not target.parent.is_dir():  # said now, not after minutes
         raise UserError(f"--json={target}: there is no folder {target.parent}; make it first")
-    report = measured(config, trace=_TRACE.value)
+    report = measured(config, trace=args.trace)
     if config.dataset == "ucf":
         report["ragged_case"] = measured(config, ragged=True)
-    if _GROW.value:
+    if args.grow:
         report["grow"] = grown(config)
     print(summary(report))
     print(table(report, old))
@@ -447,4 +449,4 @@ def main(_):
 
 if __name__ == "__main__":
     with one_sentence():
-        app.run(main, flags_parser=configuration.parse_flags)
+        main()

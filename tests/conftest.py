@@ -35,7 +35,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import hypothesis
 import jax
 import pytest
-from absl import flags
 from jaxtyping import install_import_hook
 
 from tests import ROOT
@@ -54,11 +53,6 @@ install_import_hook(
     ["avdiff_jax.nn", "avdiff_jax.diffusion", "avdiff_jax.losses", "avdiff_jax.metrics"],
     "beartype.beartype",
 )
-
-
-def pytest_configure(config):
-    # absl's flags ask for a parsed command line even where only their defaults are read.
-    flags.FLAGS.mark_as_parsed()
 
 
 @pytest.hookimpl(wrapper=True)

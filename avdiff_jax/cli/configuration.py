@@ -1,17 +1,20 @@
 """From `--config=FILE.py:WORDS --config.field=value ...` to the configuration of a run."""
 
-import contextlib
-import re
+import difflib
+import functools
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from avdiff_jax.cli.choices import fields
 from avdiff_jax.cli.home import HOME
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.documents import Document
+from avdiff_jax.io.documents import WORDS, Document
+
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 # The config.json of a run.
 RECORDED = Document("configuration", dict, "choose another --workdir, or remove that folder")
@@ -31,66 +34,46 @@ def located(name: str) -> str:
     return f"{path}{colon}{words}"
 
 
-@contextlib.contextmanager
-def one_complaint(line: Sequence[str]):
-    """Says in one sentence what is wrong with a command line that absl parses inside.
-
-    Meanwhile `from configs import common`, which every configuration says, finds our folder,
-    whatever else of that name is on the path.
-
-    Raises:
-      UserError: an unknown flag, word or field, or a value of the wrong type.
-    """
-    sys.path.insert(0, str(HOME))
-    try:
-        yield
-    except (AttributeError, KeyError) as error:  # an override of a field that is not there
-        field, better = re.findall(r"'(\w+)|mean \"(\w+)|$", str(error))[:2]
-        word = next((w for w in line if field[0] in w.partition("=")[0].split(".")), field[0])
-        advice = f"did you mean {better[1]}?" if better[1] else "configs/common.py has them all"
-        raise UserError(f"unknown field {word}: {advice}") from None
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(re.sub(r"^\w*Error: ", "", str(error).splitlines()[-1])) from None
-    finally:
-        sys.path.remove(str(HOME))
-
-
 def resolve(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The configuration, locked, of a FILE.py:WORDS after `--config.field=value` overrides.
 
     Raises:
       UserError: no such file, an unknown word or field, or a value of the wrong type.
     """
-    line = ["", f"--config={located(name)}", *overrides]
-    values = flags.FlagValues()
-    with one_complaint(line):
-        config_flags.DEFINE_config_file(
-            "config", flag_values=values, lock_config=True, sys_argv=line
-        )
-        values(line)
-        return values.config
+    file, _, words = located(name).partition(":")
+    if str(HOME) not in sys.path:  # a file of ours imports configs.common
+        sys.path.append(str(HOME))
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        config = module.get_config(words or None)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    for override in overrides:
+        field, _, text = override.removeprefix("--config.").partition("=")
+        set_field(config, field, text)
+    return config.lock()
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the absl flags of a launch file, `--config` among them, for `app.run`.
+def set_field(config: ConfigDict, field: str, text: str) -> None:
+    """Sets a field, named with dots, to what a text means in the type that the field has.
 
     Raises:
-      UserError: `--config` is missing, an unknown flag, word or field, or a wrong value.
+      UserError: there is no such field, or the text does not mean such a value.
     """
-    if {"--help", "-help", "-h"} & {*argv[1:]}:
-        print(f"{sys.modules['__main__'].__doc__}{flags.FLAGS.main_module_help()}")
-        raise SystemExit(0)
-    line = re.sub("(?m)^(--?config)\n", r"\1=", "\n".join(argv)).split("\n")
-    line = [
-        re.sub(r"^--?config=(.*)", lambda m: f"--config={located(m[1])}", word) for word in line
-    ]
-    if not any(word.startswith("--config=") for word in line):
-        raise UserError("--config is missing: try --config=configs/synthetic.py:5shot")
-    with one_complaint(line):
-        rest = flags.FLAGS(line)
-    if rest[1:]:
-        raise UserError(f"stray argument {rest[1]!r}: flags look like --name=value")
-    return rest
+    known = dict(fields(config))
+    if field not in known:
+        near = difflib.get_close_matches(field, known, n=1)
+        advice = f"did you mean {near[0]}?" if near else "configs/common.py has them all"
+        raise UserError(f"unknown field --config.{field}={text}: {advice}")
+    *path, last = field.split(".")
+    kind = type(known[field])
+    try:
+        value = TRUTH[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise UserError(f"--config.{field}={text} must be {WORDS[kind]}") from None
+    functools.reduce(getattr, path, config)[last] = value
 
 
 def flat(config: Mapping, prefix: str = "") -> dict[str, object]:

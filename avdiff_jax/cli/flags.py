@@ -26,6 +26,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--draw", type=int, default=0, metavar="N",
                           help="which draw of the few shots: a run has a model for each")
 
+    def add_config(self):
+        """The flag that names a configuration, as `configuration.resolve` takes it."""
+        self.add_argument("--config", required=True, metavar="FILE.py:WORDS",
+                          help="such as configs/synthetic.py:5shot; --config.x.y=v changes a field")
+
     def add_output(
         self, metavar: str, help: str, flag: str = "--out", required: bool = True
     ) -> None:

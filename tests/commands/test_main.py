@@ -1,4 +1,4 @@
-"""Commands of absl flags: a refusal is one sentence, exit code 2, and writes nothing."""
+"""Commands that run a configuration: a refusal is a sentence, exit code 2, and writes nothing."""
 
 import json
 import os
@@ -17,7 +17,7 @@ CONFIG = "--config=configs/synthetic.py:2shot"
 DRIVER = """
 import json, os, runpy, sys
 sys.path.insert(0, sys.argv[1])
-import avdiff_jax.train.protocol, ml_collections.config_flags
+import avdiff_jax.train.protocol
 for i, words in enumerate(json.load(open(sys.argv[2]))):
     child = os.fork()
     if not child:
@@ -40,30 +40,33 @@ for i, words in enumerate(json.load(open(sys.argv[2]))):
     open(f"{i}.code", "w").write(str(status))
 """
 
-# What the parser refuses, in every command of absl flags.
+# What every command refuses that runs a configuration.
 PARSED = [
-    ([], "--config is missing"),
-    (["--config.seed=3"], "--config is missing"),
+    ([], "are required: --config"),
+    (["--config.seed=3"], "are required: --config"),
     (["--config=configs/none.py"], "configs/none.py names no file"),
     (["--config=README.md"], "README.md names no file that ends in .py"),
     (["--config=configs/synthetic.py:5shots"], "unknown config word '5shots'"),
     (["--config=configs/synthetic.py:5shot,10shot"], "shots is given twice"),
     (["--config", "configs/ucf.py:attention=half"], "attention is one of full"),
     ([CONFIG, "--config.train.bach=3"],
-     "unknown field --config.train.bach=3: did you mean batch?"),
+     "unknown field --config.train.bach=3: did you mean train.batch?"),
     ([CONFIG, "--config.zzz=3"], "unknown field --config.zzz=3"),
-    ([CONFIG, "--config.train.batch=many"], "--config.train.batch=many"),
-    ([CONFIG, "--config.data.shuffle_labels=maybe"], "--config.data.shuffle_labels=maybe"),
-    ([CONFIG, "--config.train=3"], "--config.train=3"),
+    ([CONFIG, "--config.train.batch=many"], "--config.train.batch=many must be a whole number"),
+    ([CONFIG, "--config.data.shuffle_labels=maybe"], "shuffle_labels=maybe must be true or false"),
+    ([CONFIG, "--config.train=3"], "unknown field --config.train=3: did you mean "),
+    ([CONFIG, "--config.seed.x=3"], "unknown field --config.seed.x=3: did you mean seed?"),
+    ([CONFIG, "--config.seed=1e20"], "--config.seed=1e20 must be a whole number"),
+    ([CONFIG, "--config.train.learning_rate=fast"], "must be a finite number"),
     ([CONFIG, "--config.train.batch=0"], "--config.train.batch=0 must be above 0"),
     ([CONFIG, "--config.model.attention=half"], "must be one of full, cross"),
-    ([CONFIG, "stray"], "stray argument 'stray'"),
+    ([CONFIG, "stray"], "unrecognized arguments: stray"),
     ([CONFIG, "--nope=1"], "nope"),
     (["--config=configs/synthetic.py:2shot,method=nmc"], "unknown method=nmc"),
 ]
 REFUSED = {
     MAIN: [
-        ([CONFIG, "--run=some"], "--run=some"),
+        ([CONFIG, "--run=some"], "argument --run: invalid choice: 'some'"),
         ([CONFIG, "--resume"], "holds no run to go on with"),
         ([CONFIG, "--run=evaluate"], "holds no run to go on with"),
         (["--config=configs/ucf.py:5shot"], "data/ucf.h5 does not exist: make it with"),

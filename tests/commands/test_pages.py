@@ -60,18 +60,9 @@ def module_of(name: str):
 
 def understand(name: str, words: list[str]) -> None:
     """Parses the flags of a command as it does itself, and resolves the configuration."""
-    source = (LAUNCH / f"{name}.py").read_text()
     overrides = [word for word in words if word.startswith(OVERRIDE)]
-    if "def parser(" in source:
-        args, _ = module_of(name).parser().parse_with_overrides(words)
-        config = getattr(args, "config", None) or []
-    else:  # absl's flags, which exist once in a process
-        config = [word for word in words if word.startswith("--config=")]
-        known = {"config", *re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)}
-        for word in words:
-            flag = re.match(r"--(\w+)", word)
-            assert flag and flag[1] in known, word
-        config = [word.removeprefix("--config=") for word in config]
+    args, _ = module_of(name).parser().parse_with_overrides(words)
+    config = getattr(args, "config", None) or []
     for file in [config] if isinstance(config, str) else config:
         configuration.resolve(file, overrides)
 

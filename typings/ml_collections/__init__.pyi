@@ -7,8 +7,6 @@ nested dictionary among them, so that no `config.train.batch` would pass.
 from collections.abc import ItemsView, Iterator, KeysView
 from typing import Any
 
-from ml_collections import config_flags as config_flags
-
 class ConfigDict:
     def __init__(self, initial_dictionary: Any = ...) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
