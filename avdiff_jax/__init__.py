@@ -1,3 +1,25 @@
-"""Audio-visual (generalised) few-shot learning with text-to-feature diffusion, in JAX."""
+"""Audio-visual (generalised) few-shot learning with text-to-feature diffusion, in JAX.
+
+    import avdiff_jax
+
+    model = avdiff_jax.load("runs/own-5shot")             # a finished run, or a model file
+    classes, probabilities = model.predict(audio, video)  # lists of [tokens, features] arrays
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+# Where the public names come from. They are imported at their first use: jax takes a while.
+_PUBLIC = {"load": "avdiff_jax.inference.model"}
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

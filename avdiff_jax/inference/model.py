@@ -1,6 +1,6 @@
 """A trained model and all that using it takes, as one object and one portable file.
 
-    from avdiff_jax.inference.model import load
+    from avdiff_jax import load
     model = load("runs/own-5shot")                        # a workdir, or one of its model files
     classes, probabilities = model.predict(audio, video)  # lists of [tokens, features] arrays
     bigger = add_classes(model, audio, video, names)      # from avdiff_jax.train.add_classes
@@ -240,7 +240,7 @@ def load(path, draw: int = 0) -> Trained:
     path = pathlib.Path(path)
     if not path.exists():
         raise UserError(
-            f"--model={path} does not exist: name the workdir of a finished run or a model file"
+            f"{path} does not exist: name the workdir of a finished run or a model file"
         )
     if path.is_dir():
         path = model_file(path, draw)
