@@ -84,28 +84,25 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def small_programs():
-    """For tests that compile much and compute little: programs are not optimised, and a run takes
-    one device, so that it shares them with the other tests."""
-    from avdiff_jax.runtime import devices
+    """For tests that compile much and compute little: programs are not optimised, a run takes one
+    device, and all that do so in a process share their programs."""
     from tests import tiny
 
-    with tiny.quick_compilation(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "mesh", tiny.mesh)
+    with tiny.small_programs():
         yield
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """(workdir, results, final states, fields read) of a whole run, made once."""
-    from avdiff_jax.runtime import devices
     from avdiff_jax.train import protocol
-    from tests import tiny
+    from tests import programs, tiny
 
-    workdir, read = tmp_path_factory.mktemp("finished") / "run", set()
-    with tiny.quick_compilation(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "mesh", tiny.mesh)
+    workdir, read, made = tmp_path_factory.mktemp("finished") / "run", set(), {}
+    with tiny.small_programs(), programs.share(made), pytest.MonkeyPatch.context() as patch:
         # These two read every field, or fields of methods other than theirs.
         patch.setattr(protocol, "check_values", lambda config: None)
         patch.setattr(protocol, "check", lambda config: None)
-        results, states = tiny.finish(tiny.Recorded(tiny.config(), read), workdir)
+        results, states = tiny.finish(programs.Recorded(tiny.config(), read), workdir)
+    programs.MADE.update(made)  # none that was there before, which would not have read the fields
     return workdir, results, states, read

@@ -21,6 +21,7 @@ from avdiff_jax.data.store import open_store
 from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.methods import method
 from avdiff_jax.results.metrics_log import Writer
+from avdiff_jax.runtime import devices as runtime_devices
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train import protocol
 from avdiff_jax.train import workdir as workdirs
@@ -30,7 +31,7 @@ from avdiff_jax.train.setting import Schedule
 from avdiff_jax.train.stage import prepare_substage
 from avdiff_jax.train.substage import Services, run_substage
 from configs import synthetic as synthetic_config
-from tests import ROOT
+from tests import ROOT, programs
 
 SHOTS, CLASSES, CLIPS = 2, 12, 14
 
@@ -39,11 +40,20 @@ SHOTS, CLASSES, CLIPS = 2, 12, 14
 def quick_compilation():
     """Compilation is nearly all of the time of a test, so programs made inside are not optimised.
     Those that are compared with published numbers are made as a user's."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@contextlib.contextmanager
+def small_programs():
+    """Quick compilation, of programs for one device, which are shared in this process."""
+    with quick_compilation(), programs.share(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime_devices, "mesh", mesh)
+        yield
 
 
 def quick_environment() -> dict:
@@ -196,25 +206,6 @@ def substage2(c, workdir, devices: int = 1):
         outcome = run_substage(setting, state, Schedule(1), given, 0)
     (line,) = lines(workdir)
     return jax.device_get(outcome.state), line
-
-
-class Recorded:
-    """A configuration that notes the dotted names of the fields that code reads."""
-
-    def __init__(self, config, read, prefix=""):
-        self.__dict__.update(_config=config, _read=read, _prefix=prefix)
-
-    def __getattr__(self, name):
-        value = getattr(self._config, name)
-        if callable(value):
-            return value
-        if hasattr(value, "to_dict"):
-            return Recorded(value, self._read, f"{self._prefix}{name}.")
-        self._read.add(f"{self._prefix}{name}")
-        return value
-
-    def __getitem__(self, name):
-        return getattr(self, name)
 
 
 def finish(c, workdir, *args, **more):

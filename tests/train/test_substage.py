@@ -13,7 +13,7 @@ from avdiff_jax.train.records import Phase, SubstageRecord
 from avdiff_jax.train.setting import Schedule, make_dropout_key, plan_epoch
 from avdiff_jax.train.stage import prepare_substage
 from avdiff_jax.train.substage import check_finite, judge_plateau, run_substage
-from tests import tiny
+from tests import programs, tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
 
@@ -232,7 +232,8 @@ def test_steps_are_compiled_once_per_substage(tmp_path, monkeypatch):
         return update(*args)
 
     monkeypatch.setattr(step, "update", counted)
-    run(tmp_path, [1, 2, 3])
+    with programs.share(None):
+        run(tmp_path, [1, 2, 3])
     assert traced == ["base"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from avdiff_jax.data.store import open_store
 from avdiff_jax.data.windows import Limits, bucket_shapes, cut_lengths
 from avdiff_jax.train import protocol
-from tests import tiny
+from tests import programs, tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
 
@@ -37,7 +37,7 @@ def test_a_whole_run(tmp_path, frozen_mode, judged):
     With cached features Val is judged at once, which is one more shape.
     """
     c = tiny.config(train__frozen_mode=frozen_mode, eval__batch=8)
-    with compilations() as found:
+    with programs.share(None), compilations() as found:
         protocol.run(c, tmp_path / "w")
     shapes = bucket_shapes(cut_lengths(open_store(c.data.store), Limits(0, 0)))
     assert len(shapes) == 3

@@ -13,7 +13,7 @@ from avdiff_jax.train import protocol
 from configs import common
 from configs import synthetic as synthetic_config
 from tests import ROOT, tiny
-from tests.tiny import Recorded
+from tests.programs import Recorded
 
 pytestmark = pytest.mark.usefixtures("small_programs")
 
