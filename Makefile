@@ -9,19 +9,21 @@ VENV ?= .venv
 PYTHON ?=
 REQUIREMENTS ?=
 PYTEST_ARGS ?=
-# More workers than this cost more memory than they save time; the tests of a file share fixtures.
-PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
+# More workers than this cost more memory than they save time. Which tests go together is said in
+# tests/conftest.py.
+PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-ends lint types venv
+.PHONY: help demo test test-slow test-all test-ends lint types venv
 
 help:
 	@echo "make demo      the whole protocol on a small made-up set, ends with the result table"
 	@echo "make test      the quick tests (CPU)"
-	@echo "make test-all  these and the slow ones"
+	@echo "make test-slow the others: killed runs, broken inputs, runs side by side"
+	@echo "make test-all  both"
 	@echo "make test-ends the quick tests with the lowest and with the newest versions allowed"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
@@ -34,6 +36,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(RUN) -m pytest $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+test-slow: $(STAMP)
+	@$(RUN) -m pytest $(PYTEST_WORKERS) -m slow $(PYTEST_ARGS)
 
 test-all: $(STAMP)
 	@$(RUN) -m pytest $(PYTEST_WORKERS) -m "slow or not slow" $(PYTEST_ARGS)

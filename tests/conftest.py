@@ -55,6 +55,17 @@ install_import_hook(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """Says which tests belong to one worker (pytest-xdist's --dist loadgroup): all that share
+    programs, so that each is made once; those of a file, which may share fixtures. Other slow tests
+    go to whichever worker is free."""
+    for item in items:
+        if {"small_programs", "finished"} & {*item.fixturenames}:
+            item.add_marker(pytest.mark.xdist_group("small programs"))
+        elif not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """With AVDIFF_REQUIRE_SHARED=1, a test skipped for want of the reference material fails."""

@@ -79,7 +79,7 @@ def fingerprint(value: Any) -> Any:
             return tuple((k, fingerprint(v)) for k, v in sorted(value.items()))
         case list() | tuple():
             return tuple(map(fingerprint, value))
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return type(value), fingerprint(vars(value))
     hash(value)
     return value

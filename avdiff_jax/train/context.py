@@ -109,19 +109,20 @@ def measure_audio_scaling(
 
 def initialise_variables(context: StageContext) -> Vars:
     """Makes fresh variables, a function of the seed and the stage, replicated over the devices."""
-    config, feed, lengths = context.info.config, context.feed, context.lengths
+    method, info, feed, lengths = context.method, context.info, context.feed, context.lengths
     plan = training_plan(feed.store, context.stage.base, lengths, feed.mesh.size, 1, [0])
     inputs = feed.inputs(jax.tree.map(lambda x: x[0], plan), lengths)
-    key = jax.random.fold_in(jax.random.key(config.seed), context.number)
+    key = jax.random.fold_in(jax.random.key(info.config.seed), context.number)
 
     def init(key, data, inputs):
-        return context.method.init(key, context.info, feed.batch(data, inputs, lengths))
+        return method.init(key, info, feed.batch(data, inputs, lengths))
 
     whole = devices.replicated(feed.mesh)
     # It runs once, and is all random numbers, which take a CPU long to compile well. XLA for GPUs
     # knows no such level.
     quickly = {"xla_backend_optimization_level": 0} if devices.on_cpu(feed.mesh) else None
-    initialise = compile_function(init, config.device.precision, quickly, out_shardings=whole)
+    precision = info.config.device.precision
+    initialise = compile_function(init, precision, quickly, out_shardings=whole)
     return initialise(key, feed.data, inputs)
 
 
