@@ -10,7 +10,7 @@ those of Chao et al. 2016 ("An empirical study and analysis of generalized zero-
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -245,7 +245,8 @@ def fitted_temperature(
         log_p = log_softmax(shifted / np.exp(log_temperature), axis=1)
         return -weight @ log_p[np.arange(labels.size), labels]
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log([1e-3, 1e3]), method="bounded").x))
+    best: Any = minimize_scalar(loss, bounds=np.log([1e-3, 1e3]), method="bounded")
+    return float(np.exp(best.x))
 
 
 class Reliability(NamedTuple):

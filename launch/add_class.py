@@ -113,7 +113,8 @@ def main(argv=None):
               f"{len(names)} clips in {seconds:.1f} s")
         audio, video, names, ids = arrays(store, held_out)
         # Where no split says what is held out, no clip that was trained on may count.
-        kept = np.flatnonzero(~np.isin(ids, bigger.examples.clips))
+        known = bigger.examples.clips if bigger.examples else ()
+        kept = np.flatnonzero(~np.isin(ids, known))
         if kept.size:
             audio, video, names = ([part[i] for i in kept] for part in (audio, video, names))
             print(adding.compare_models(model, bigger, audio, video, names))

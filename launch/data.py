@@ -90,9 +90,10 @@ def make_split(args, _):
         if missing := [f"--{flag}" for flag, wish in given.items() if wish is None]:
             raise UserError(f"--store needs {', '.join(missing)}: give a count, a fraction or a "
                             f"text file of class names for each")
+        wishes = {flag: _wish(wish, flag) for flag, wish in given.items()}
         split = from_store.make_split(
             stores.open_store(args.store), args.shots, args.seed, by=args.by, val=args.val,
-            test=args.test, **{flag: _wish(wish, flag) for flag, wish in given.items()})
+            test=args.test, base=wishes["base"], novel1=wishes["novel1"], novel2=wishes["novel2"])
     split_file.write(split, args.out)
     print(split_file.report(split))
 

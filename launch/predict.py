@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import csv
 import time
+from collections.abc import Iterable
 
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data import stream
@@ -46,7 +47,7 @@ def parser() -> Parser:
     return p
 
 
-def clips_of(args) -> tuple[int, object]:
+def clips_of(args) -> tuple[int, Iterable[stream.Features]]:
     """The number of clips, and the clips."""
     if not args.npz and (args.audio_key or args.video_key or args.id_key):
         raise UserError("--audio-key, --video-key and --id-key mean nothing without --npz: leave "

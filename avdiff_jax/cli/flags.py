@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     """Complains in one sentence that names all that is missing, shows defaults, and takes no
     abbreviated flags: a mistyped one is an error, today and when more flags exist."""
 
-    def __init__(self, description: str, **more):
+    def __init__(self, description: str | None, **more):
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False, **more)
 
     def add_model(self):

@@ -77,7 +77,7 @@ def match_text(
     if lacking:
         raise UserError(f"{path} has no text vector for {len(lacking)} of {len(class_names)} "
                         f"classes: {listed(lacking)}: add them or respell them with --text-map")
-    return np.stack([vectors[key] for key in found])
+    return np.stack([vectors[key] for key in found if key is not None])
 
 
 def check_text(path, class_names: Sequence[str], class_text: np.ndarray) -> None:

@@ -15,14 +15,13 @@ import numpy as np
 from flax import struct
 
 from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.store import Store
+from avdiff_jax.data.store import Flat, Store
 from avdiff_jax.data.windows import Bucket, Lengths, Plan, training_plan
 from avdiff_jax.errors import UserError
 from avdiff_jax.runtime import devices
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """Audio and video tokens of B clips, padded with zeros.
 
     audio [B, Ta, Da], video [B, Tv, Dv]: features as stored; audio_mask, video_mask: True
@@ -47,15 +46,16 @@ def _framed(audio, video, plan: Plan, masks, seconds) -> Batch:
     ]
     return Batch(
         audio=audio, video=video, audio_mask=masks[0], video_mask=masks[1],
-        audio_time=times[0], video_time=times[1], label=plan.label, weight=plan.weight,
+        audio_time=times[0], video_time=times[1],
+        label=jnp.asarray(plan.label), weight=jnp.asarray(plan.weight),
     )
 
 
 class Resident(NamedTuple):
     """The whole store on the device: flat audio and video values [N, D]."""
 
-    audio: jax.Array
-    video: jax.Array
+    audio: jax.Array | np.ndarray
+    video: jax.Array | np.ndarray
 
 
 def gather(data: Resident, plan: Plan, lengths: Lengths, seconds) -> Batch:
@@ -83,7 +83,7 @@ class Filled(NamedTuple):
     video: np.ndarray
 
 
-def fill(store: Store, plan: Plan, lengths: Lengths) -> Filled:
+def fill(store: Flat, plan: Plan, lengths: Lengths) -> Filled:
     """Reads the windows of a plan of any shape from the memory-mapped store."""
 
     def read(sequences, start, length, most):
@@ -194,7 +194,8 @@ class Feed:
         """The batch of `inputs` [B]; runs inside jit."""
         if isinstance(inputs, Plan):
             return gather(data, inputs, lengths, self.seconds)
-        return framed(*inputs, self.seconds)
+        filled, plan = inputs
+        return framed(filled, plan, self.seconds)
 
 
 def prefetched(make: Callable, items) -> Iterator:

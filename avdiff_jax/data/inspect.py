@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Inspection(NamedTuple):
     """text: to print. lengths: tokens of each clip by modality. counts: clips by class."""
 
     text: str
-    lengths: Mapping[str, Sequence[int]]
+    lengths: Mapping[str, Sequence[int] | np.ndarray]
     counts: Mapping[str, int]
 
 
@@ -67,6 +67,7 @@ def _split(path):
     seed = "" if split["seed"] is None else f", seed {split['seed']}"
     title = f"split      {path} of {split['name']}: {split['shots']} shots, by {split['by']}{seed}"
     counts = Counter()
+    content: Any  # clips by class, or a list of such
     for content in split["sets"].values():
         # of the three draws, the first: the others deal the same clips again
         for class_name, ids in (content[0] if isinstance(content, list) else content).items():
@@ -103,8 +104,8 @@ def class_names(path: str) -> list[str]:
       UserError: no such file, a damaged one, or one with no names or a name twice.
     """
     if path.endswith(".json"):
-        split = split_file.load(path)
-        return sorted(name for names in split["classes"].values() for name in names)
+        kinds = split_file.load(path)["classes"]
+        return sorted([*kinds["base1"], *kinds["novel1"], *kinds["novel2"]])
     with text_files.opened(path, "class list") as file:
         is_store = file.read(4) == b"\x89HDF"
     if is_store:

@@ -10,7 +10,7 @@ from avdiff_jax.data.store import Store, open_store
 from avdiff_jax.errors import UserError
 
 
-def open_data(config: ConfigDict, workdir: pathlib.Path) -> tuple[Store, dict]:
+def open_data(config: ConfigDict, workdir: pathlib.Path) -> tuple[Store, split_file.Split]:
     """Store and split of a configuration; the embedded default is made in the workdir.
 
     Raises:

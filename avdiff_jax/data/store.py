@@ -22,7 +22,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import h5py
 import numpy as np
@@ -53,6 +53,16 @@ class Sequences(NamedTuple):
     @property
     def dim(self):
         return self.values.shape[1]
+
+
+class Flat(Protocol):
+    """What a store and a piece of a stream have in common: the tokens of some clips."""
+
+    @property
+    def audio(self) -> Sequences: ...
+
+    @property
+    def video(self) -> Sequences: ...
 
 
 @dataclass(frozen=True, eq=False)

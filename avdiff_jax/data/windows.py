@@ -10,13 +10,12 @@ import numpy as np
 from flax import struct
 
 from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.store import Store
+from avdiff_jax.data.store import Flat
 
 ROLES = ("base", "novel")
 
 
-@struct.dataclass
-class Plan:
+class Plan(struct.PyTreeNode):
     """Windows into the flat token arrays, each [..., B]: first token and number of tokens of
     a modality, label, weight."""
 
@@ -42,7 +41,7 @@ class Limits(NamedTuple):
     audio: int
     video: int
 
-    def lengths(self, store: Store, clips: np.ndarray) -> Lengths:
+    def lengths(self, store: Flat, clips: np.ndarray | slice) -> Lengths:
         """The fixed shape for `clips`: their longest, cut to the limits; at least 1."""
         longest = store.audio.lengths[clips].max(), store.video.lengths[clips].max()
         audio, video = self
@@ -53,7 +52,7 @@ class Limits(NamedTuple):
         )
 
 
-def windows(store: Store, clips, labels, lengths: Lengths, position) -> Plan:
+def windows(store: Flat, clips, labels, lengths: Lengths, position) -> Plan:
     """Cuts clips to at most `lengths`; the audio is cut to the same time span as the video.
 
     Args:
@@ -114,7 +113,7 @@ def drawn(members: Members, batch: int, steps: int, seed: list[int]) -> Drawn:
 
 
 def training_plan(
-    store: Store, members: Members, lengths: Lengths, batch: int, steps: int, seed: list[int]
+    store: Flat, members: Members, lengths: Lengths, batch: int, steps: int, seed: list[int]
 ) -> Plan:
     """The windows of `drawn` examples, [steps, batch]."""
     examples = drawn(members, batch, steps, seed)
@@ -130,7 +129,7 @@ class Bucket(NamedTuple):
     rows: np.ndarray
 
 
-def cut_lengths(store: Store, limits: Limits) -> np.ndarray:
+def cut_lengths(store: Flat, limits: Limits) -> np.ndarray:
     """Tokens [n, 2] of audio and video that the limits leave of each clip of a store."""
     lengths = np.stack([store.audio.lengths, store.video.lengths], -1)
     return np.minimum(lengths, limits.lengths(store, slice(None)))
@@ -145,7 +144,7 @@ def bucket_shapes(lengths: np.ndarray, most: int = 3) -> list[Lengths]:
 
 
 def evaluation_buckets(
-    store: Store, members: Members, limits: Limits, batch: int, most: int = 3, position=None
+    store: Flat, members: Members, limits: Limits, batch: int, most: int = 3, position=None
 ) -> list[Bucket]:
     """Every clip once, in at most `most` length buckets; windows are centred, or where
     `position` [n] in [0, 1) puts them.

@@ -15,7 +15,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -262,7 +262,7 @@ def load(path, draw: int = 0) -> Trained:
         examples = Examples(*(files.array(f"examples/{n}", "--model") for n in Examples._fields))
     return Trained(
         info=info, kinds=tuple(header["kinds"]), vars=vars, gamma=header["gamma"],
-        temperature=header["temperature"], seconds=tuple(header["seconds"]),
+        temperature=header["temperature"], seconds=(header["seconds"][0], header["seconds"][1]),
         lengths=Lengths(*header["lengths"]), epochs=header["epochs"],
         cuts=tuple(header["cuts"]), examples=examples,
     )
@@ -342,7 +342,7 @@ def abstract_vars(info: Info, lengths: Lengths) -> Vars:
     """Names, shapes and types of the variables that the method has for these classes."""
     b, (audio, video) = 2, lengths
 
-    def of(dtype, *shape):
+    def of(dtype, *shape) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
     batch = Batch(

@@ -21,7 +21,7 @@ def _norm(ours, theirs):
 
 def parameter_names(depth: int) -> dict[tuple[str, ...], str]:
     """Path in our params -> name in the published state, for `depth` blocks."""
-    names = {("fusion", "token"): "cls_token"}
+    names: dict[tuple[str, ...], str] = {("fusion", "token"): "cls_token"}
     for ours, theirs in ((("enc", "audio"), "A_enc"), (("enc", "video"), "V_enc"),
                          (("proj",), "O_proj")):
         for i, (linear, norm) in enumerate(((0, 1), (4, 5))):
@@ -48,7 +48,7 @@ def parameter_names(depth: int) -> dict[tuple[str, ...], str]:
 
 def statistic_names() -> dict[tuple[str, ...], str]:
     """Path in our stats -> name in the published state."""
-    names = {}
+    names: dict[tuple[str, ...], str] = {}
     for ours, theirs in ((("enc", "audio"), "A_enc"), (("enc", "video"), "V_enc"),
                          (("proj",), "O_proj")):
         for i, norm in enumerate((1, 5)):
@@ -116,7 +116,7 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
       UserError: PyTorch is not installed, or the file is none that this loader reads.
     """
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f"reading {path} needs PyTorch, which is not installed: pip install torch "

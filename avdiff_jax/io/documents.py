@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ class Document:
     schema: str | None = None
     version: int | None = None
 
-    def read(self, path: str | os.PathLike, missing: str = "") -> dict:
+    def read(self, path: str | os.PathLike, missing: str = "") -> Any:
         """The content of a file.
 
         Args:
@@ -51,7 +52,7 @@ class Document:
             raise UserError(f"{self.what} {os.fspath(path)} does not exist: {missing or self.mend}")
         return self.parse(text_of(path, self.what), path)
 
-    def parse(self, text: str | bytes, path: str | os.PathLike) -> dict:
+    def parse(self, text: str | bytes, path: str | os.PathLike) -> Any:
         """The content of a text that stands in `path`. Raises UserError as `read` does."""
         path = os.fspath(path)
         try:
@@ -91,7 +92,7 @@ def write(
         plain(content), indent=indent, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 
-def plain(value: object, place: str = ""):
+def plain(value: Any, place: str = "") -> Any:
     """Only dict, list, str, bool, int, finite float and None, from anything that means these.
 
     Args:
@@ -115,7 +116,7 @@ def plain(value: object, place: str = ""):
     return str(value)
 
 
-def mismatch(value: object, kind: type, place: str = "") -> str:
+def mismatch(value: Any, kind: Any, place: str = "") -> str:
     """What is not of its type in a decoded JSON value, in words; nothing where all is well.
 
     Args:
@@ -124,7 +125,7 @@ def mismatch(value: object, kind: type, place: str = "") -> str:
       place: what to call `value`.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is typing.Any:
+    if kind is Any:
         return ""
     if origin in (typing.Union, types.UnionType):
         complaints = [mismatch(value, option, place) for option in arguments]
@@ -154,7 +155,7 @@ def _plain_type(kind: type) -> type:
     return dict if typing.is_typeddict(kind) else typing.get_origin(kind) or kind
 
 
-def _is_a(value: object, kind: type) -> bool:
+def _is_a(value: Any, kind: type) -> bool:
     if kind in (int, float):
         fits = isinstance(value, int | kind) and not isinstance(value, bool)
         return fits and -LARGEST < value < LARGEST

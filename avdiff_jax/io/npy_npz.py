@@ -7,7 +7,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def read_npy(path, max_bytes=MAX_CLIP_BYTES):
 class _Member(NamedTuple):
     """An array of an .npz file, open at its first value."""
 
-    file: zipfile.ZipExtFile
+    file: IO[bytes]
     label: str  # for messages: file and key
     shape: tuple[int, ...]
     fortran: bool

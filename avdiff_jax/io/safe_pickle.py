@@ -7,6 +7,7 @@ builds stand-ins first, which say for themselves what they hold.
 import math
 import pickle
 import re
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class _Dtype:
         spec = _text(spec)
         if not re.fullmatch(r"[<>=|]?([biuf]\d{1,2}|[SU]\d{1,6}|O8?)", spec):
             raise _Refused(f"the NumPy type {spec!r}")
-        self.order = spec[0] if spec[0] in "<>" else "="
+        self.order: Any = spec[0] if spec[0] in "<>" else "="
         self.spec = spec.lstrip("<>=|")
 
     def __setstate__(self, state):
@@ -79,7 +80,7 @@ class _Array:
         self.value = _array(data, dtype, shape, "F" if fortran else "C")
 
 
-def _array(data, dtype, shape, order="C"):
+def _array(data, dtype, shape, order="C") -> Any:
     """Bytes -> array; a list (object array) -> its list, or its one element for shape ()."""
     if not isinstance(dtype, _Dtype):
         raise ValueError("an array without a type")

@@ -1,6 +1,7 @@
 """From a batch to the fused class token: the part that AV-Diff, AV-GAN and others share."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ class Encoders(nn.Module):
 class Fusion(nn.Module):
     """Class token and L masked blocks; returns the fused class token."""
 
-    config: object
+    config: Any
 
     @nn.compact
     def __call__(self, tokens, valid, train: bool):
@@ -105,7 +106,7 @@ class Trunk(nn.Module):
     `fused_by` makes the fusion from the configuration; AV-Diff's unless given.
     """
 
-    config: object
+    config: Any
     fused_by: Callable = Fusion
 
     def setup(self):

@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -76,7 +76,8 @@ class Writer:
     def __init__(self, workdir: str | Path, resume: bool = False, at: float = math.inf):
         self.workdir = Path(workdir)
         self.active = jax.process_index() == 0
-        self._lines = self._events = None
+        self._lines: Any = None  # both are open files while the writer is active
+        self._events: Any = None
         self._last_at = 0
         if not self.active:
             return
@@ -216,7 +217,7 @@ class Writer:
         """Starts both files anew behind `lines`, which metrics.jsonl already holds."""
         # Here, because importing it takes a while. Not FileWriter: its thread dies of a full disk,
         # and the run then waits for it without end.
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.record_writer import RecordWriter
 
         folder = self.workdir / "tensorboard"
@@ -239,7 +240,7 @@ class Writer:
 
     def _show(self, line: dict) -> None:
         """Sends one line to TensorBoard."""
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
         self._last_at = line["at"]
         self._has_hparams = self._has_hparams or "hparams" in line
@@ -252,7 +253,7 @@ class Writer:
 def _summaries(line: dict, workdir: Path) -> Iterable:
     """What TensorBoard is to be told of one line."""
     from tensorboardX import summary
-    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
     if "image" in line:
         path = workdir / line["file"]
@@ -328,7 +329,7 @@ def _read_lines(path: Path) -> list[dict]:
 def _parse(text: str) -> dict | None:
     """A line that `Writer` wrote; None for anything else."""
     try:
-        line = json.loads(text) if text.endswith("\n") else None
+        line: Any = json.loads(text) if text.endswith("\n") else None
     except (ValueError, RecursionError):
         return None
     if mismatch(line, Line) or line["at"] < 0 or any((a in line) != (b in line) for a, b in PAIRS):

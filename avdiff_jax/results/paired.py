@@ -33,13 +33,14 @@ class Difference(NamedTuple):
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
     """The difference of two lists of numbers, entry by entry."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    d, n = a - b, len(a)
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    d, n = first - second, len(first)
     mean, interval = float(d.mean()), None
     if n > 1:
         half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * d.std(ddof=1) / np.sqrt(n))
         interval = (mean - half, mean + half)
-    return Difference(float(a.mean()), float(b.mean()), mean, interval, int((d > 0).sum()), n)
+    ahead = int((d > 0).sum())
+    return Difference(float(first.mean()), float(second.mean()), mean, interval, ahead, n)
 
 
 def named(

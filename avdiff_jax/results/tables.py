@@ -171,7 +171,8 @@ def _with_best(table: Table, within: int, numbers: Iterable[str] | None = None) 
     for scope in {texts[:within] for texts, _ in rows}:
         members = [entries for texts, entries in rows if texts[:within] == scope]
         for column in columns:
-            values = [round(e[column].mean, 2) for e in members if e[column].mean is not None]
+            means = [entries[column].mean for entries in members]
+            values = [round(mean, 2) for mean in means if mean is not None]
             if len(values) < 2:
                 continue
             for entries in members:

@@ -66,7 +66,8 @@ class Checkpoints:
             code = re.search(r"os_error_code='(\d+)'", str(error))
             if not code and not isinstance(error, OSError):
                 raise
-            reason = os.strerror(int(code[1])) if code else error.strerror or error
+            said = getattr(error, "strerror", None) or error
+            reason = os.strerror(int(code[1])) if code else said
             # Other files of this save fail too, and each would print a traceback.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise UserError(
@@ -109,7 +110,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         return self._restored(number, args, "does not fit this configuration").state
 
-    def _restored(self, number, args, complaint):
+    def _restored(self, number, args, complaint) -> Any:
         try:
             return self._manager.restore(number, args=args)
         except (ValueError, KeyError, TypeError, OSError) as error:

@@ -17,7 +17,7 @@ OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 def compile_function(
     function: Callable, precision: str, options: dict | None = None, **jit_options
-) -> Callable:
+) -> jax.stages.Wrapped:
     """`jax.jit` with the package's XLA options; products have the precision of the configuration
     whatever jax's default is, in commands and in Python alike.
 
@@ -44,4 +44,5 @@ def compile_function(
 def product_precision() -> str:
     """jax's name of the precision that products have where this is called: that of
     `compile_function` inside it; outside, jax's default, or float32 where there is none."""
-    return jax.config.jax_default_matmul_precision or PRECISIONS["float32"]
+    default = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return default or PRECISIONS["float32"]

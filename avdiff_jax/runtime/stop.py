@@ -22,9 +22,9 @@ class Stop:
 
     def agreed(self, due: bool = False) -> bool:
         """Whether any process of the run has a signal, or says `due`; the same in each of them."""
-        number, due = hosts.agreed(self.signal or 0, int(due))
+        number, asked = hosts.agreed(self.signal or 0, int(due))
         self.signal = number or None
-        return bool(number or due)
+        return bool(number or asked)
 
     def check(self) -> None:
         """Raises `Stopped` after a signal to any process of the run."""

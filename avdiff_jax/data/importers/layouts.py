@@ -68,7 +68,7 @@ def _flags(settings) -> str:
 def imported(
     layout: str, settings: Mapping, path, *, name: str, pool: Mapping[str, int], command: str,
     may_lack_modality: bool = False, video_dtype: str = "float32",
-) -> tuple[Report, dict | None]:
+) -> tuple[Report, split_file.Split | None]:
     """Makes the store `path`; returns what it holds, and the split that an official archive brings.
 
     Args:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def read_official(root, shots, *, text=None, text_map=None, progress=None):
     return _published_clips(parts, sets, progress), source
 
 
-def _only(folder, suffix, flag, prefer=None, required=True):
+def _only(folder, suffix, flag, prefer=None, required=True) -> Any:
     """The one file in `folder` that ends in `suffix` (or, among several, in `prefer`)."""
     found = sorted(entry for entry in (os.listdir(folder) if os.path.isdir(folder) else ())
                    if entry.endswith(suffix))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 from avdiff_jax.data.splits.sets import (
     DRAWS,
@@ -17,7 +18,7 @@ from avdiff_jax.data.splits.sets import (
 from avdiff_jax.errors import UserError
 
 
-def audit(split: dict, groups: Mapping[str, str | None] | None) -> list[str]:
+def audit(split: Mapping[str, Any], groups: Mapping[str, str | None] | None) -> list[str]:
     """Checks a split for everything that would make its results wrong.
 
     Args:
@@ -100,7 +101,9 @@ def _audit_clips(name: str, everything: list[Part], flat: Mapping[str, list[str]
             )
 
 
-def _audit_groups(split: dict, groups: Mapping[str, str | None], flat: dict) -> list[str]:
+def _audit_groups(
+    split: Mapping[str, Any], groups: Mapping[str, str | None], flat: Mapping[str, list[str]]
+) -> list[str]:
     """Shared groups of what is trained on and what is evaluated, stage by stage."""
     pairs = [("stage 1", ("train1_base", "train1_novel"), ("val_base", "val_novel"))]
     pairs += [
@@ -115,7 +118,8 @@ def _audit_groups(split: dict, groups: Mapping[str, str | None], flat: dict) -> 
     for where, train, evaluation in pairs:
         trained = {groups[c] for label in train for c in flat[label] if groups.get(c)}
         shared = Counter(
-            groups[c] for label in evaluation for c in flat[label] if groups.get(c) in trained
+            group for label in evaluation for c in flat[label]
+            if (group := groups.get(c)) and group in trained
         )
         if not shared:
             continue

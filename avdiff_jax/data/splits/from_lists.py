@@ -6,7 +6,7 @@ from pathlib import Path
 
 from avdiff_jax.data.splits.sampling import check_request, with_shots
 from avdiff_jax.data.splits.sets import Clips, examples, repeated
-from avdiff_jax.data.splits.split_file import finish
+from avdiff_jax.data.splits.split_file import Split, finish
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 
@@ -20,7 +20,7 @@ LISTS = (
 )
 
 
-def make_split(directory: str | Path, shots: int, seed: int, name: str | None = None) -> dict:
+def make_split(directory: str | Path, shots: int, seed: int, name: str | None = None) -> Split:
     """The few-shot split of Table 1 from the public zero-shot class-split lists.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 
 from avdiff_jax.data.splits.sampling import check_request, cut, draw, pick, rng, with_shots
 from avdiff_jax.data.splits.sets import DRAWS, KINDS, Clips, examples
-from avdiff_jax.data.splits.split_file import finish
+from avdiff_jax.data.splits.split_file import Split, finish
 from avdiff_jax.errors import UserError
 
 # Shares of (validation, test) where nothing else is asked for. By clip they are those of Table 1:
@@ -51,7 +51,7 @@ def make_split(
     val: float | None = None,
     test: float | None = None,
     name: str | None = None,
-) -> dict:
+) -> Split:
     """A split of a user's own clips, the same for any order of clips and classes in the store.
 
     By group (a subject, a recording session, a source video), whole groups are dealt out to

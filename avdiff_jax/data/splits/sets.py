@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 DRAWS = 3
-KINDS = ("base1", "novel1", "novel2")
+KINDS: tuple[str, ...] = ("base1", "novel1", "novel2")
 STAGE_1 = ("train1_base", "train1_novel", "val_base", "val_novel")
 SINGLE = (*STAGE_1, "test_base")
 DRAWN = ("train2_novel", "test_novel")

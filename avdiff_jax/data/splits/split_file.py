@@ -7,7 +7,7 @@ from: `from_lists`, `from_store`, `data.importers.official`.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from avdiff_jax.data.splits.audit import audit
 from avdiff_jax.data.splits.sets import DRAWN, HOLDS, KINDS, STAGE_1, Clips, count, ordered
@@ -79,7 +79,7 @@ def finish(
     Raises:
       UserError: `audit` refuses it.
     """
-    split = {
+    split: Any = {
         "schema": FILE.schema,
         "version": FILE.version,
         "name": name,
@@ -97,11 +97,11 @@ def finish(
     return split
 
 
-def counts(split: dict) -> dict:
+def counts(split: Split) -> dict:
     """The row of Table 1: classes and clips by set; of the drawn sets, those of draw 0."""
-    size = {kind: len(names) for kind, names in split["classes"].items()}
+    size = {kind: len(split["classes"][kind]) for kind in ("base1", "novel1", "novel2")}
     sets = split["sets"]
-    row = {"classes": {"all": sum(size.values()), **size}}
+    row: dict[str, Any] = {"classes": {"all": sum(size.values()), **size}}
     row |= {key: count(sets[key]) for key in STAGE_1}
     row["train2_base"] = sum(row[key] for key in STAGE_1)
     row["train2_novel"] = count(sets["train2_novel"][0])
@@ -110,7 +110,7 @@ def counts(split: dict) -> dict:
     return row
 
 
-def table(split: dict) -> str:
+def table(split: Split) -> str:
     """Two lines for reading: the columns of Table 1 and this split's row."""
     row = counts(split)
     size = row.pop("classes")
@@ -124,7 +124,7 @@ def table(split: dict) -> str:
     return "\n".join("  ".join(line) for line in lines)
 
 
-def report(split: dict) -> str:
+def report(split: Split) -> str:
     """`table`, what its heads mean, and the notes."""
     legend = "clips of each set; B1 base classes, N1 novel ones of stage 1, N2 of stage 2"
     return "\n".join([table(split), legend, *(f"note: {n}" for n in split.get("notes", ()))])
