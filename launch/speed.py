@@ -235,7 +235,7 @@ def sampler(b, vars, sizes) -> dict | None:
     labels = jnp.arange(config.train.batch) % sizes.classes
     plan = training_plan(b.feed.store, b.stage.base, b.lengths, config.train.batch, 1, [0])
     return {
-        **seconds_of(lambda: b.generate(vars, jax.random.key(0), labels)),
+        **seconds_of(lambda: b.generate(vars, labels, jax.random.key(0))),
         "needed_gflop": needed(config, "sampler", [plan], sizes),
         "clips": config.train.batch,
     }

@@ -114,7 +114,7 @@ def test_tokens_and_scores(toy):
     token, _ = avdiff.features(info, vars, batch, jax.random.key(0), False)
     close("class token", token, want["cls"], 2e-5)
     close("c_o", avdiff.embed(info, vars, token), want["theta_o"], 5e-6)
-    logits = avdiff.logits_of(info, vars.params, avdiff.embed(info, vars, token))
+    logits = avdiff.classify(info, vars, avdiff.embed(info, vars, token))
     close("logits", logits, want["logits"], 5e-6)
     close("softmax", avdiff.scores(info, vars, token), want["softmax"], 1e-6)
 
@@ -197,7 +197,7 @@ def test_losses_gradients_statistics(toy, role):
         token, stats = avdiff.features(info, moved, batch, jax.random.key(0), True)
         moved = moved.replace(stats=stats)
         drawn = recorded(want, "rng/")
-        return avdiff.loss(info, params, moved, token, batch, jax.random.key(1), role, drawn)
+        return avdiff.loss(info, moved, token, batch, jax.random.key(1), role, drawn)
 
     (value, (stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(vars.params)
     close(f"{role} loss", value, want["loss_total"], 1e-6)

@@ -352,7 +352,5 @@ def abstract_vars(info: Info, lengths: Lengths) -> Vars:
         audio_time=of("float32", b, audio), video_time=of("float32", b, video),
         label=of("int32", b), weight=of("float32", b),
     )
-    init = METHODS[info.config.method].init
-    return jax.eval_shape(
-        lambda key, batch: init(key, info, batch), jax.eval_shape(lambda: jax.random.key(0)), batch
-    )
+    init = functools.partial(METHODS[info.config.method].init, info)
+    return jax.eval_shape(init, batch, jax.eval_shape(lambda: jax.random.key(0)))

@@ -1,14 +1,23 @@
 """Attention Fusion (Fayek and Kumar 2020, Section 3): a classifier for each modality, and a
 gate that weighs their outputs for every sample and class. Clips are averaged over time."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
+from avdiff_jax.methods.method import (
+    ByModality,
+    Frozen,
+    Info,
+    Labelled,
+    Method,
+    Player,
+    Vars,
+    main_player,
+    scaling_buffers,
+)
 from avdiff_jax.methods.shared import heads
 from avdiff_jax.nn.layers import Linear
 from avdiff_jax.nn.trunk import Trunk
@@ -25,7 +34,7 @@ class GatedHeads(heads.UnimodalHeads):
         super().setup()
         self.gate = Linear(self.classes)
 
-    def __call__(self, x, train: bool):
+    def __call__(self, x: ByModality, train: bool) -> dict[str, jax.Array]:
         """Dict by modality of [b, d] -> logits [b, C] of "audio", "video" and "fused"."""
         logits = super().__call__(x, train)
         g = nn.sigmoid(self.gate(jnp.concatenate([x["audio"], x["video"]], axis=-1)))
@@ -36,8 +45,8 @@ def _gated(info: Info) -> GatedHeads:
     return GatedHeads(info.config, len(info.classes))
 
 
-def init(key: jax.Array, info: Info, batch) -> Vars:
-    """Fresh variables for batches like `batch`."""
+def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
+    """Draws fresh variables for batches like `batch`."""
     k_enc, k_heads = jax.random.split(key)
     buffers = scaling_buffers(info)
     x, enc = Trunk(info.config).init_with_output(k_enc, batch, buffers, False, method="averaged")
@@ -45,38 +54,34 @@ def init(key: jax.Array, info: Info, batch) -> Vars:
     return Vars({**enc["params"], **gated["params"]}, {**enc["stats"], **gated["stats"]}, buffers)
 
 
-def features(info: Info, vars: Vars, batch, key: jax.Array, train: bool):
-    """Embedded mean over time, dict by modality of [b, dim], and the statistics."""
+def features(info: Info, variables: Vars, batch: Batch, key: jax.Array, train: bool):
+    """The embedded mean over time, a dict by modality of [b, dim], and the statistics."""
     return heads.apply_groups(
-        Trunk(info.config), ("enc",), vars.params, vars.stats, batch, vars.buffers,
+        Trunk(info.config), ("enc",), variables, batch, variables.buffers,
         train=train, key=key, method="averaged",
     )
 
 
-def loss(info: Info, moving, vars: Vars, x, batch, key: jax.Array, role: str):
+def loss(
+    info: Info, variables: Vars, x: ByModality, batch: Labelled, key: jax.Array, role: str
+):
     """CE(fused) + CE(audio) + CE(video).
-
-    Args:
-      moving: parameters of the groups that this player moves.
 
     Returns:
       mean loss, (statistics, metrics).
     """
-    params = {**vars.params, **moving}
-    logits, stats = heads.apply_groups(
-        _gated(info), GROUPS, params, vars.stats, x, train=True, key=key
-    )
-    total, metrics = heads.classified(logits["fused"], batch.label)
+    logits, stats = heads.apply_groups(_gated(info), GROUPS, variables, x, train=True, key=key)
+    total, metrics = heads.judge_real(logits["fused"], batch.label)
     for name in ("audio", "video"):
         metrics[f"ce_{name}"] = cross_entropy(logits[name], batch.label).mean()
         total = total + UNIMODAL_WEIGHT * metrics[f"ce_{name}"]
     return total, (stats, {"loss": total, **metrics})
 
 
-def players(info: Info, substage: int):
-    """One player: everything in substage 1, all but the embedding nets in substage 2."""
+def players(info: Info, substage: int) -> tuple[Player, ...]:
+    """One player: it moves everything in substage 1, all but the embedding nets in substage 2."""
     groups = (("enc",) if substage == 1 else ()) + GROUPS
-    return (main_player(info, groups, partial(loss, info)),)
+    return (main_player(info, groups, loss),)
 
 
 def frozen(info: Info, substage: int) -> Frozen:
@@ -84,11 +89,9 @@ def frozen(info: Info, substage: int) -> Frozen:
     return Frozen(("enc",), info.config.train.frozen_mode) if substage == 2 else Frozen()
 
 
-def scores(info: Info, vars: Vars, x):
+def scores(info: Info, variables: Vars, x: ByModality) -> jax.Array:
     """softmax of the fused logits, [b, C]."""
-    logits, _ = heads.apply_groups(
-        _gated(info), GROUPS, vars.params, vars.stats, x, train=False
-    )
+    logits, _ = heads.apply_groups(_gated(info), GROUPS, variables, x, train=False)
     return nn.softmax(logits["fused"])
 
 

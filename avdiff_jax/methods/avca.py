@@ -6,15 +6,26 @@ The published running statistics of the encoders' second BatchNorm are nearly th
 batch; here they are averaged as everywhere else.
 """
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
 
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import mean_where, negatives, squared_error, triplet
-from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
-from avdiff_jax.methods.shared.heads import apply_groups, classified
+from avdiff_jax.methods.method import (
+    ByModality,
+    Frozen,
+    Info,
+    Labelled,
+    Method,
+    Player,
+    Vars,
+    main_player,
+    scaling_buffers,
+)
+from avdiff_jax.methods.shared.heads import apply_groups, judge_real
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.layers import EmbeddingNet, Linear
 from avdiff_jax.nn.trunk import Encoders, Trunk
@@ -37,8 +48,8 @@ SHARED_TRIPLETS = (
 DROPOUTS = {"activitynet": (0.2, 0.2, 0.1), "ucf": (0.2, 0.3, 0.5), "vggsound": (0.0, 0.0, 0.0)}
 
 
-def dropouts(config) -> tuple[float, float, float]:
-    """The published ones; for other data sets those of AV-Diff."""
+def choose_dropouts(config: ConfigDict) -> tuple[float, float, float]:
+    """Gives the published rates; for other data sets those of AV-Diff."""
     model = config.model
     ours = (model.dropout_enc, model.dropout_proj, model.dropout_proj)  # ours
     return DROPOUTS.get(config.dataset, ours)
@@ -47,12 +58,12 @@ def dropouts(config) -> tuple[float, float, float]:
 class CrossAttention(nn.Module):
     """One transformer block on the two tokens, each with a learned code of its modality."""
 
-    config: object
+    config: ConfigDict
 
     @nn.compact
-    def __call__(self, phi, train: bool):
+    def __call__(self, phi: ByModality, train: bool) -> ByModality:
         """phi [b, dim] by modality -> phi + attended."""
-        dim, rate = self.config.model.dim, dropouts(self.config)[0]
+        dim, rate = self.config.model.dim, choose_dropouts(self.config)[0]
         codes = self.param("codes", nn.initializers.normal(1.0), (1, 2, dim))
         x = jnp.stack([phi[n] for n in BOTH], axis=1) + codes
         block = Block(dim, HEADS, dim // HEADS, MLP, rate, norms=2, name="block")
@@ -63,16 +74,18 @@ class CrossAttention(nn.Module):
 class First(Trunk):
     """Temporal averages -> encoders (`enc`) -> cross-attention (`fusion`)."""
 
-    def __call__(self, batch, buffers, train: bool):
+    def __call__(
+        self, batch: Batch, buffers: dict[str, jax.Array], train: bool
+    ) -> tuple[ByModality, ByModality]:
         """Batch -> encoded averages phi and attended ones, [b, dim] by modality."""
         phi = self.averaged(batch, buffers, train)
         return phi, self.fusion(phi, train)
 
 
-def first(info: Info) -> First:
+def build_first(info: Info) -> First:
     """The layers that substage 2 freezes."""
     config = info.config.copy_and_resolve_references()
-    config.model.dropout_enc = dropouts(config)[0]
+    config.model.dropout_enc = choose_dropouts(config)[0]
     return First(config, CrossAttention)
 
 
@@ -84,7 +97,7 @@ class Decoders(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, theta, train: bool):
+    def __call__(self, theta: dict[str, jax.Array], train: bool):
         """theta [b, width] by name -> rho [b, text] by name, rebuilt [b, dim] by modality."""
         every = jnp.ones(len(theta["text"]), bool)
         to_text = EmbeddingNet((self.text,), self.rate, name="text")
@@ -96,72 +109,79 @@ class Decoders(nn.Module):
 class Output(nn.Module):
     """The shared space: A_proj and V_proj (`proj`), W_proj (`text`), classifier, decoders."""
 
-    config: object
+    config: ConfigDict
     classes: int
     text_size: int
 
     def setup(self):
         """The groups of substage 2."""
-        model, (_, rate, rate_text) = self.config.model, dropouts(self.config)
+        model, (_, rate, rate_text) = self.config.model, choose_dropouts(self.config)
         self.proj = Encoders((model.proj_hidden, model.width), rate, BOTH)
         self.cls = Linear(self.classes)
         self.text = EmbeddingNet((model.width,), rate_text)
         self.aux = Decoders(self.text_size, model.dim, rate_text)
 
-    def classify(self, attended, train: bool):
+    def classify(self, attended: ByModality, train: bool):
         """Attended averages [b, dim] -> theta by modality, logits [b, C] of the video's."""
         every = jnp.ones(len(attended["video"]), bool)
         theta = self.proj(attended, dict.fromkeys(BOTH, every), train)
         return theta, self.cls(theta["video"])
 
-    def __call__(self, attended, text, train: bool):
+    def __call__(self, attended: ByModality, text: Float[Array, "b dt"], train: bool):
         """Also theta of the clips' texts [b, Dt], and what the decoders make of all three."""
         theta, logits = self.classify(attended, train)
         theta["text"] = self.text(text, jnp.ones(len(text), bool), train)
         return logits, theta, *self.aux(theta, train)
 
 
-def output(info: Info) -> Output:
+def build_output(info: Info) -> Output:
     """The layers behind the cross-attention."""
     return Output(info.config, len(info.classes), info.text.shape[1])
 
 
-def init(key: jax.Array, info: Info, batch) -> Vars:
-    """Fresh variables for batches like `batch`."""
+def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
+    """Draws fresh variables for batches like `batch`."""
     k_first, k_output = jax.random.split(key)
     buffers = scaling_buffers(info)
-    (_, attended), made = first(info).init_with_output(k_first, batch, buffers, False)
+    (_, attended), first = build_first(info).init_with_output(k_first, batch, buffers, False)
     text = jnp.asarray(info.text)[batch.label]
-    second = output(info).init(k_output, attended, text, False)
-    params = {**made["params"], **second["params"]}
-    return Vars(params, {**made["stats"], **second["stats"]}, buffers)
+    output = build_output(info).init(k_output, attended, text, False)
+    params = {**first["params"], **output["params"]}
+    return Vars(params, {**first["stats"], **output["stats"]}, buffers)
 
 
-def features(info: Info, vars: Vars, batch, key: jax.Array, train: bool):
+def features(info: Info, variables: Vars, batch: Batch, key: jax.Array, train: bool):
     """(phi, attended): encoded averages before and after the cross-attention."""
     return apply_groups(
-        first(info), FIRST, vars.params, vars.stats, batch, vars.buffers,
-        train=train, key=key,
+        build_first(info), FIRST, variables, batch, variables.buffers, train=train, key=key
     )
 
 
-def auxiliary(w, phi, theta, rho, rebuilt, other, found) -> dict:
-    """AVCA's own losses, each a mean over the batch.
+def compute_auxiliary(
+    w: Float[Array, "b dt"],
+    phi: ByModality,
+    theta: dict[str, jax.Array],
+    rho: dict[str, jax.Array],
+    rebuilt: ByModality,
+    other: Int[Array, " b"],
+    exists: Bool[Array, " b"],
+) -> dict[str, jax.Array]:
+    """Computes AVCA's own losses, each a mean over the batch.
 
     Args:
       w: class texts [b, Dt].
       phi, theta, rho, rebuilt: see `Output` and `Decoders`.
-      other, found: a clip of another class for each, where there is one.
+      other, exists: the row of a clip of another class for each, where there is one.
     """
 
-    def triplets(space, names):
+    def average_triplets(space, names):
         return sum(
-            mean_where(triplet(space[a], space[p], space[n][other]), found) for a, p, n in names
+            mean_where(triplet(space[a], space[p], space[n][other]), exists) for a, p, n in names
         )
 
     return {
         "reconstruction": sum(squared_error(w, x).mean() for x in rho.values()),
-        "triplets": triplets(rho, TEXT_TRIPLETS) + triplets(theta, SHARED_TRIPLETS),
+        "triplets": average_triplets(rho, TEXT_TRIPLETS) + average_triplets(theta, SHARED_TRIPLETS),
         "regression": sum(
             (squared_error(rebuilt[n], phi[n]) + squared_error(theta[n], theta["text"])).mean()
             for n in BOTH
@@ -169,26 +189,37 @@ def auxiliary(w, phi, theta, rho, rebuilt, other, found) -> dict:
     }
 
 
-def loss(info: Info, moving, vars: Vars, shared, batch, key: jax.Array, role: str):
-    """CE(real) and `auxiliary`, with negatives from the batch: see `Player.loss`."""
+def loss(
+    info: Info,
+    variables: Vars,
+    shared: tuple[ByModality, ByModality],
+    batch: Labelled,
+    key: jax.Array,
+    role: str,
+):
+    """CE(real) and `compute_auxiliary`, with negatives from the batch.
+
+    Returns:
+      mean loss, (statistics, metrics).
+    """
     phi, attended = shared
     k_output, k_other = jax.random.split(key)
     w = jnp.asarray(info.text)[batch.label]
     (logits, *spaces), stats = apply_groups(
-        output(info), OUTPUT, {**vars.params, **moving}, vars.stats, attended, w,
-        train=True, key=k_output,
+        build_output(info), OUTPUT, variables, attended, w, train=True, key=k_output
     )
-    total, metrics = classified(logits, batch.label)
-    metrics |= auxiliary(w, phi, *spaces, *negatives(k_other, batch.label))
+    total, metrics = judge_real(logits, batch.label)
+    metrics |= compute_auxiliary(w, phi, *spaces, *negatives(k_other, batch.label))
     for name in ("reconstruction", "triplets", "regression"):
         total = total + AUXILIARY * metrics[name]
     return total, (stats, {"loss": total, **metrics})
 
 
-def players(info: Info, substage: int):
-    """One player: everything in substage 1, the shared space and the classifier in substage 2."""
+def players(info: Info, substage: int) -> tuple[Player, ...]:
+    """One player: it moves everything in substage 1, the shared space and the classifier in
+    substage 2."""
     groups = (FIRST if substage == 1 else ()) + OUTPUT
-    return (main_player(info, groups, partial(loss, info)),)
+    return (main_player(info, groups, loss),)
 
 
 def frozen(info: Info, substage: int) -> Frozen:
@@ -196,11 +227,12 @@ def frozen(info: Info, substage: int) -> Frozen:
     return Frozen(FIRST, info.config.train.frozen_mode) if substage == 2 else Frozen()
 
 
-def scores(info: Info, vars: Vars, shared):
+def scores(
+    info: Info, variables: Vars, shared: tuple[ByModality, ByModality]
+) -> jax.Array:
     """softmax over the classes of the stage, [B, C]."""
     (_, logits), _ = apply_groups(
-        output(info), ("proj", "cls"), vars.params, vars.stats, shared[1],
-        train=False, method="classify",
+        build_output(info), ("proj", "cls"), variables, shared[1], train=False, method="classify"
     )
     return nn.softmax(logits)
 

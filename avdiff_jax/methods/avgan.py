@@ -7,20 +7,21 @@ player, so that the cross-entropy of what it makes of novel classes reaches it.
 
 import jax
 
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods import avdiff
-from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.methods.method import Info, Labelled, Method, Player, Vars
 from avdiff_jax.methods.shared import gan as gans
 from avdiff_jax.methods.shared import trunk_methods
 from avdiff_jax.methods.shared.gan import LEAKY, LINEAR, MLP, RELU, Gan
-from avdiff_jax.methods.shared.heads import classified, embed, logits_of, real_features, scores
+from avdiff_jax.methods.shared.heads import apply_head, classify, embed, judge_real, scores
 
 NOISE = {"activitynet": 32, "ucf": 64, "vggsound": 128}  # others: ours
 CRITIC_HIDDEN = {"activitynet": 128, "ucf": 64, "vggsound": 128}  # others: ours
 SLOPE = 0.01  # of the generator, as of AV-Diff's noise predictor
 
 
-def gan(info: Info) -> Gan:
+def build_gan(info: Info) -> Gan:
     """Generator and critic; the generator's hidden width is that of the noise predictor, shot
     by shot."""
     name, config = info.config.dataset, info.config
@@ -31,51 +32,53 @@ def gan(info: Info) -> Gan:
     )
 
 
-def init(key: jax.Array, info: Info, batch) -> Vars:
-    """AV-Diff's trunk and head, a generator and a critic."""
-    k_vars, k_gan = jax.random.split(key)
-    vars = avdiff.conditioned(k_vars, info, batch)
-    added = gans.init(k_gan, gan(info), vars.buffers["condition"])
-    return vars.replace(params={**vars.params, **added})
+def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
+    """Draws AV-Diff's trunk and head, a generator and a critic."""
+    k_variables, k_gan = jax.random.split(key)
+    variables = avdiff.init_conditioned(info, batch, k_variables)
+    added = gans.init(build_gan(info), variables.buffers["condition"], k_gan)
+    return variables.replace(params={**variables.params, **added})
 
 
-def loss(info: Info, moving, vars: Vars, token, batch, key: jax.Array, role: str):
+def loss(
+    info: Info, variables: Vars, token: jax.Array, batch: Labelled, key: jax.Array, role: str
+):
     """CE(real) - K(synthetic), and CE(synthetic) in novel updates.
-
-    Args:
-      moving: parameters of the groups that this player moves.
 
     Returns:
       mean loss, (statistics, metrics).
     """
-    vars = vars.replace(params={**vars.params, **moving})
     k_head, k_noise = jax.random.split(key)
-    (_, logits), stats = real_features(info, vars.params, vars.stats, token, k_head)
-    total, metrics = classified(logits, batch.label)
-    fake = gans.synthetic(gan(info), vars, k_noise, batch.label)
-    metrics["adversarial"] = -gans.critic_of(gan(info), vars, batch.label)(fake).mean()
+    (_, logits), stats = apply_head(info, variables, token, k_head)
+    total, metrics = judge_real(logits, batch.label)
+    gan = build_gan(info)
+    fake = gans.synthesize(gan, variables, batch.label, k_noise)
+    metrics["adversarial"] = -gans.bind_critic(gan, variables, batch.label)(fake).mean()
     total = total + metrics["adversarial"]
     if role == "novel":
-        logits = logits_of(info, vars.params, fake)
+        logits = classify(info, variables, fake)
         metrics["ce_synthetic"] = cross_entropy(logits, batch.label).mean()
         total = total + metrics["ce_synthetic"]
     return total, (stats, {"loss": total, **metrics})
 
 
-def players(info: Info, substage: int):
+def embed_real(
+    info: Info, variables: Vars, token: jax.Array, batch: Labelled, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the critic is to take for real: c_o [B, width] in training mode, and the labels."""
+    (c_o, _), _ = apply_head(info, variables, token, key)
+    return c_o, batch.label
+
+
+def players(info: Info, substage: int) -> tuple[Player, ...]:
     """The critic on c_o, then all the rest but, in substage 2, the fusion."""
-
-    def real(vars, token, batch, key):
-        (c_o, _), _ = real_features(info, vars.params, vars.stats, token, key)
-        return c_o, batch.label
-
-    critic = gans.critic_player(info, gan(info), real)
+    critic = gans.make_critic_player(info, build_gan(info), embed_real)
     return (critic, *trunk_methods.players(info, substage, loss, ("gen",)))
 
 
-def generate(info: Info, vars: Vars, key: jax.Array, labels):
-    """Synthetic c_o [n, width] of the classes `labels` [n]."""
-    return gans.synthetic(gan(info), vars, key, labels)
+def generate(info: Info, variables: Vars, labels: jax.Array, key: jax.Array) -> jax.Array:
+    """Draws synthetic c_o [n, width] of the classes `labels` [n]."""
+    return gans.synthesize(build_gan(info), variables, labels, key)
 
 
 METHOD = Method(

@@ -7,10 +7,13 @@ Encoder and processor only: the benchmark asks for no reconstruction, so there i
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
 
-from avdiff_jax.methods.shared.trunk_methods import classifier
+from avdiff_jax.methods.method import ByModality
+from avdiff_jax.methods.shared.trunk_methods import make_classifier
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.latents import CrossBlock, Latents
 from avdiff_jax.nn.layers import EPS
@@ -48,18 +51,20 @@ def squared_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.square(nn.relu(x))
 
 
-def parts(valid: Bool[Array, "b t"], groups: int) -> Bool[Array, "b g t"]:
-    """Valid token i of n belongs to group floor(i groups / n): padding decides nothing."""
+def split_tokens(valid: Bool[Array, "b t"], groups: int) -> Bool[Array, "b g t"]:
+    """Splits the valid tokens of each clip: token i of n belongs to group floor(i groups / n), so
+    padding decides nothing."""
     i = jnp.cumsum(valid, axis=1) - 1
     part = i * groups // jnp.maximum(valid.sum(1, keepdims=True), 1)
     return (part[:, None] == jnp.arange(groups)[None, :, None]) & valid[:, None]
 
 
-def token_groups(valid, groups: int):
-    """Which group of the first level reads which token; modalities share the groups equally.
+def group_tokens(valid: ByModality, groups: int) -> Bool[Array, "b g n"]:
+    """Says which group of the first level reads which token; modalities share the groups equally.
 
     Args:
       valid: dict by modality of [b, t].
+      groups: their number g over all modalities.
 
     Returns:
       [b, groups, sum of t]: groups of the first modality, then of the next.
@@ -67,14 +72,14 @@ def token_groups(valid, groups: int):
     each = groups // len(valid)
     empty = [jnp.zeros((len(v), each, v.shape[1]), bool) for v in valid.values()]
     rows = [
-        jnp.concatenate([*empty[:m], parts(v, each), *empty[m + 1 :]], axis=2)
+        jnp.concatenate([*empty[:m], split_tokens(v, each), *empty[m + 1 :]], axis=2)
         for m, v in enumerate(valid.values())
     ]
     return jnp.concatenate(rows, axis=1)
 
 
-def merged(members: Bool[Array, "b g t"], latents: int, groups: int) -> Bool[Array, "b h n"]:
-    """Which group of the next level reads which latent: neighbours merge, empty groups are
+def merge_groups(members: Bool[Array, "b g t"], latents: int, groups: int) -> Bool[Array, "b h n"]:
+    """Says which group of the next level reads which latent: neighbours merge, empty groups are
     left out.
 
     Args:
@@ -101,7 +106,9 @@ class HipLevel(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, context, members, train: bool):
+    def __call__(
+        self, context: Float[Array, "b n c"], members: Bool[Array, "b g n"], train: bool
+    ) -> Float[Array, "b l d"]:
         """context [b, n, c], members [b, groups, n] -> [b, groups * latents, dim]."""
         groups, latents, dim, layers, heads, head_dim = self.level
         x = Latents(groups * latents, dim, name="latents")(len(context))
@@ -122,10 +129,10 @@ class HipLevel(nn.Module):
 class Hip(nn.Module):
     """Grouped levels, the processor, then the mean of the processor's latents."""
 
-    config: object
+    config: ConfigDict
 
     @nn.compact
-    def __call__(self, tokens, valid, train: bool):
+    def __call__(self, tokens: ByModality, valid: ByModality, train: bool) -> jax.Array:
         """Dicts by modality: tokens [b, t, dim], valid [b, t] -> [b, dim]."""
         model = self.config.model
         sizes = SIZES.get(self.config.dataset, BENCHMARK)
@@ -133,16 +140,16 @@ class Hip(nn.Module):
             1, sizes.latents, model.dim, sizes.layers, model.heads, model.head_dim
         )
         x = jnp.concatenate(list(tokens.values()), axis=1)
-        members = token_groups(valid, sizes.levels[0].groups)
-        before = None
+        members = group_tokens(valid, sizes.levels[0].groups)
+        level_before = None
         for i, level in enumerate((*sizes.levels, processor)):
-            if before:
-                members = merged(members, before.latents, level.groups)
+            if level_before:
+                members = merge_groups(members, level_before.latents, level.groups)
             x = HipLevel(level, sizes.cross_dim, model.dropout_blocks, name=f"level{i}")(
                 x, members, train
             )
-            before = level
+            level_before = level
         return nn.LayerNorm(epsilon=EPS, name="norm")(x.mean(1))
 
 
-METHOD = classifier(Hip)
+METHOD = make_classifier(Hip)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods import ncm
-from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.methods.method import Clips, Info, Method, Vars
 from avdiff_jax.nn.attention import HIDDEN
 from avdiff_jax.nn.layers import product
 from avdiff_jax.runtime.compiling import compile_function
@@ -22,9 +23,10 @@ STEPS, TOLERANCE = 500, 1e-5  # of L-BFGS: most steps; gradient norm against tha
 NEVER = -1e3  # score of a class that has no clips yet: far below any probability
 
 
-def init(key: jax.Array, info: Info, batch) -> Vars:
-    """Nothing is trained in the loop; z-scores, weights and bias are buffers."""
-    buffers = dict(ncm.init(key, info, batch).buffers)
+def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
+    """Makes room for z-scores, weights and bias, which are buffers: nothing is trained in the
+    loop."""
+    buffers = dict(ncm.init(info, batch, key).buffers)
     buffers["weights"] = jnp.zeros_like(buffers.pop("means")).T
     buffers["bias"] = jnp.zeros(len(info.classes))
     return Vars({}, {}, buffers)
@@ -70,8 +72,10 @@ def compiled_fit(precision: str) -> Callable:
     return compile_function(fit, precision, static_argnames="classes")
 
 
-def regression(rows: np.ndarray, labels: np.ndarray, precision: str = "float32"):
-    """Weights [d, K] and bias [K] for labels 0..K-1, each class weighing the same in all.
+def fit_regression(
+    rows: np.ndarray, labels: np.ndarray, precision: str = "float32"
+) -> tuple[jax.Array, jax.Array]:
+    """Fits weights [d, K] and bias [K] for labels 0..K-1, each class weighing the same in all.
 
     W lies in the span of the rows, so where there are more dimensions than rows it is sought
     in an orthonormal basis of them: the objective is the same there.
@@ -88,15 +92,15 @@ def regression(rows: np.ndarray, labels: np.ndarray, precision: str = "float32")
     return (w if basis is None else product("dn,nc->dc", basis, w)), bias
 
 
-def refresh(info: Info, vars: Vars, clips) -> Vars:
+def refresh(info: Info, variables: Vars, clips: Clips) -> Vars:
     """Fits to the substage's training clips."""
-    rows, labels = ncm.pooled_clips(info, vars.buffers, clips)
-    center, spread = ncm.z_scores(rows)
+    rows, labels = ncm.pool_clips(info, variables, clips)
+    center, spread = ncm.measure_spread(rows)
     known, positions = np.unique(labels, return_inverse=True)
-    w, bias = regression(
+    w, bias = fit_regression(
         (rows - center) / spread, positions, info.config.device.precision
     )
-    old = vars.buffers
+    old = variables.buffers
     new = {
         "center": jnp.asarray(center, jnp.float32),
         "spread": jnp.asarray(spread, jnp.float32),
@@ -104,14 +108,14 @@ def refresh(info: Info, vars: Vars, clips) -> Vars:
         "weights": jnp.zeros_like(old["weights"]).at[:, known].set(w),
         "bias": jnp.zeros_like(old["bias"]).at[known].set(bias),
     }
-    return vars.replace(buffers={**old, **new})
+    return variables.replace(buffers={**old, **new})
 
 
-def scores(info: Info, vars: Vars, z):
+def scores(info: Info, variables: Vars, z: jax.Array) -> jax.Array:
     """softmax over the classes that have clips, [B, C]; `NEVER` for the others."""
-    b = vars.buffers
-    known = b["known"][None] > 0
-    logits = product("bd,dc->bc", z, b["weights"]) + b["bias"][None]
+    buffers = variables.buffers
+    known = buffers["known"][None] > 0
+    logits = product("bd,dc->bc", z, buffers["weights"]) + buffers["bias"][None]
     return jnp.where(known, jax.nn.softmax(jnp.where(known, logits, HIDDEN)), NEVER)
 
 

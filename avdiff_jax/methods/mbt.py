@@ -6,9 +6,10 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods.method import Info, Vars
+from avdiff_jax.methods.method import ByModality, Info, Labelled, Vars
 from avdiff_jax.methods.shared import heads, trunk_methods
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.layers import EPS
@@ -20,11 +21,11 @@ class Mbt(nn.Module):
     The original's fusion layer is 8 of 12; AV-Diff's switch layer Z has about the same ratio.
     """
 
-    config: object
+    config: ConfigDict
     bottlenecks: int = 4
 
     @nn.compact
-    def __call__(self, tokens, valid, train: bool):
+    def __call__(self, tokens: ByModality, valid: ByModality, train: bool) -> jax.Array:
         """Dicts by modality: tokens [b, t, dim], valid [b, t] -> class tokens [b, 2, dim]."""
         model = self.config.model
         clips = len(tokens["audio"])
@@ -64,31 +65,36 @@ class Mbt(nn.Module):
         return nn.LayerNorm(epsilon=EPS, name="norm")(classes)
 
 
-def loss(info: Info, moving, vars: Vars, tokens, batch, key: jax.Array, role: str):
-    """Mean over the modalities of the cross-entropy of their own logits.
+def loss(
+    info: Info, variables: Vars, tokens: jax.Array, batch: Labelled, key: jax.Array, role: str
+):
+    """The mean over the modalities of the cross-entropy of their own logits.
 
     Args:
-      moving: parameters of the groups that this player moves.
-      tokens: [b, 2, dim].
+      info: of the stage.
+      variables: of all groups.
+      tokens: the class tokens of both towers, [b, 2, dim].
+      batch: for its labels.
+      key: of dropout.
+      role: plays no part.
 
     Returns:
       mean loss, (statistics, metrics).
     """
-    params = {**vars.params, **moving}
-    (_, logits), stats = heads.real_features(info, params, vars.stats, tokens, key)
+    (_, logits), stats = heads.apply_head(info, variables, tokens, key)
     parts = [cross_entropy(logits[:, i], batch.label).mean() for i in range(2)]
     total = sum(parts) / 2
     metrics = {"ce_audio": parts[0], "ce_video": parts[1], "loss": total,
-               "accuracy": heads.accuracy(logits.mean(1), batch.label)}
+               "accuracy": heads.compute_accuracy(logits.mean(1), batch.label)}
     return total, (stats, metrics)
 
 
-def scores(info: Info, vars: Vars, tokens):
+def scores(info: Info, variables: Vars, tokens: jax.Array) -> jax.Array:
     """softmax of the mean over the modalities of the logits, [b, C]."""
-    (_, logits), _ = heads.real_features(info, vars.params, vars.stats, tokens, None)
+    (_, logits), _ = heads.apply_head(info, variables, tokens, None)
     return nn.softmax(logits.mean(1))
 
 
-METHOD = trunk_methods.classifier(Mbt)._replace(
+METHOD = trunk_methods.make_classifier(Mbt)._replace(
     players=partial(trunk_methods.players, loss=loss), scores=scores
 )

@@ -1,11 +1,24 @@
-"""What a method is: a record of pure functions. `train/` knows methods by this alone."""
+"""What a method is: a record of pure functions. `train/` knows methods by this alone.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+All functions take their arguments in one order: `info` (what is known of the stage), `variables`
+(what has been learned), the data (a batch, features, labels or clips), `key` (randomness), and last
+how the data are to be treated (`train`, `role`).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from ml_collections import ConfigDict
+
+from avdiff_jax.data.feed import Batch
+
+Clips = Callable[[], Iterator[Batch]]  # iterates over training clips as evaluation batches
+ByModality = dict[str, jax.Array]  # keys "audio" and "video", or one of them
+Features = Any  # an array or a tree of arrays, [B, ...] each
 
 
 @struct.dataclass
@@ -33,7 +46,7 @@ class Info(NamedTuple):
     video_dim: Dv.
     """
 
-    config: Any
+    config: ConfigDict
     classes: tuple[str, ...]
     is_base: np.ndarray
     text: np.ndarray
@@ -42,13 +55,23 @@ class Info(NamedTuple):
     video_dim: int
 
 
+class Labelled(Protocol):
+    """What a loss reads of a batch; the rest of it has become features."""
+
+    @property
+    def label(self) -> jax.Array:
+        """Labels [B], int32."""
+        ...
+
+
 class Player(NamedTuple):
     """One optimiser's part in an update.
 
     name: "main" for the player whose rate is cut and whose statistics are kept.
-    groups: the parameter groups it moves.
-    loss: (params of its groups, vars, features, batch, key, role) -> (mean loss,
-      (stats, metrics)); role is "base" or "novel".
+    groups: the parameter groups that it moves.
+    loss: (info, variables, features, batch, key, role) -> (mean loss, (stats, metrics)); `batch` is
+      `Labelled`, `role` is "base" or "novel". `train.step.update` differentiates it with respect to
+      the parameters of `groups` alone.
     repeats: how often it moves per update, each time with fresh noise.
     rate, betas, decay: of its Adam.
     """
@@ -63,7 +86,7 @@ class Player(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """Parameter groups that stand still, and whether their dropout and statistics run on."""
+    """The parameter groups that stand still, and whether their dropout and statistics run on."""
 
     groups: tuple[str, ...] = ()
     mode: str = "train"
@@ -72,44 +95,50 @@ class Frozen(NamedTuple):
 class Method(NamedTuple):
     """A method as a value.
 
-    init: (key, info, batch) -> Vars.
-    features: (info, vars, batch, key, train) -> (features, stats): what all players and the
-      scores share; run once per update.
+    init: (info, batch, key) -> Vars, fresh ones for batches like `batch`.
+    features: (info, variables, batch, key, train) -> (features, stats): what all players and the
+      scores share; it runs once per update.
     players: (info, substage) -> tuple of Player; empty for a method that trains nothing in
       the loop.
-    scores: (info, vars, features) -> [B, C], larger is better; evaluation mode.
+    scores: (info, variables, features) -> [B, C], larger is better; evaluation mode.
     frozen: (info, substage) -> Frozen.
     calibration_grid: candidate values of gamma.
-    refresh: (info, vars, clips) -> Vars, at the start of a substage; `clips()` iterates over
-      the substage's training clips as evaluation batches.
-    generate: (info, vars, key, labels) -> synthetic features [n, d].
-    embed: (info, vars, features) -> real features [B, d] in the space of `generate`.
-    grow: (key, info, vars, clips) -> Vars with the outputs of the classes that `info` has beyond
-      those of `vars`, untrained; `clips()` iterates over batches of these classes' clips. Of
-      methods whose substage 2 needs of the clips nothing but their features, an array [B, ...].
+    refresh: (info, variables, clips) -> Vars, at the start of a substage; `clips()` iterates over
+      the substage's training clips.
+    generate: (info, variables, labels, key) -> synthetic features [n, d].
+    embed: (info, variables, features) -> real features [B, d] in the space of `generate`.
+    grow: (info, variables, clips, key) -> Vars with the outputs of the classes that `info` has
+      beyond those of `variables`, untrained; `clips()` iterates over these classes' clips. Only
+      methods have it whose substage 2 needs nothing of the clips but their features, one array
+      [B, ...].
     """
 
-    init: Callable
-    features: Callable
-    players: Callable
-    scores: Callable
-    frozen: Callable = lambda info, substage: Frozen()
+    init: Callable[[Info, Batch, jax.Array], Vars]
+    features: Callable[[Info, Vars, Batch, jax.Array, bool], tuple[Features, Any]]
+    players: Callable[[Info, int], tuple[Player, ...]]
+    scores: Callable[[Info, Vars, Features], jax.Array]
+    frozen: Callable[[Info, int], Frozen] = lambda info, substage: Frozen()
     calibration_grid: tuple[float, ...] = tuple(i / 10 for i in range(11))
-    refresh: Callable | None = None
-    generate: Callable | None = None
-    embed: Callable | None = None
-    grow: Callable | None = None
+    refresh: Callable[[Info, Vars, Clips], Vars] | None = None
+    generate: Callable[[Info, Vars, jax.Array, jax.Array], jax.Array] | None = None
+    embed: Callable[[Info, Vars, Features], jax.Array] | None = None
+    grow: Callable[[Info, Vars, Clips, jax.Array], Vars] | None = None
 
 
-def main_player(info: Info, groups, loss) -> Player:
+def main_player(info: Info, groups: tuple[str, ...], loss: Callable) -> Player:
     """The player that every method trained by the benchmark's schedule has."""
     train = info.config.train
     return Player("main", groups, loss, 1, train.learning_rate, (0.9, 0.999), train.weight_decay)
 
 
+def with_params(variables: Vars, moved: dict) -> Vars:
+    """The variables with the parameter groups `moved` in the place of their own."""
+    return variables.replace(params={**variables.params, **moved})
+
+
 def scaling_buffers(info: Info) -> dict[str, jax.Array]:
-    """The buffers that `nn.trunk.scaled` reads."""
+    """The buffers that `nn.trunk.scaled` reads, [Da] each."""
     return {
-        "audio_shift": jax.numpy.asarray(info.audio_shift, "float32"),
-        "audio_scale": jax.numpy.asarray(info.audio_scale, "float32"),
+        "audio_shift": jnp.asarray(info.audio_shift, "float32"),
+        "audio_scale": jnp.asarray(info.audio_scale, "float32"),
     }

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.methods.method import Info, Method, Vars, scaling_buffers
+from avdiff_jax.data.feed import Batch
+from avdiff_jax.methods.method import Clips, Info, Method, Vars, scaling_buffers
 from avdiff_jax.nn.layers import product, segment_means
 from avdiff_jax.nn.trunk import modalities, scaled
 from avdiff_jax.runtime.compiling import compile_function
@@ -16,18 +17,18 @@ SEGMENTS = 8
 FAR = 1e3  # squared distance to a class that has no clips yet
 
 
-def pooled(info: Info, buffers, batch):
-    """Segment means of the scaled modalities, concatenated: [b, 8 (Da + Dv)]."""
+def pool_segments(info: Info, buffers: dict[str, jax.Array], batch: Batch) -> jax.Array:
+    """Concatenates the segment means of the scaled modalities: [b, 8 (Da + Dv)]."""
     x = scaled(batch, buffers, info.config.model.video_norm)
     valid = {"audio": batch.audio_mask, "video": batch.video_mask}
     parts = [segment_means(x[n], valid[n], SEGMENTS) for n in modalities(info.config)]
     return jnp.concatenate(parts, axis=-1)
 
 
-def init(key: jax.Array, info: Info, batch) -> Vars:
-    """Nothing is trained; class means and z-scores are buffers."""
+def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
+    """Makes room for class means and z-scores, which are buffers: nothing is trained."""
     buffers = scaling_buffers(info)
-    width = pooled(info, buffers, batch).shape[-1]
+    width = pool_segments(info, buffers, batch).shape[-1]
     buffers["center"] = jnp.zeros(width)
     buffers["spread"] = jnp.ones(width)
     buffers["means"] = jnp.zeros((len(info.classes), width))
@@ -35,47 +36,51 @@ def init(key: jax.Array, info: Info, batch) -> Vars:
     return Vars({}, {}, buffers)
 
 
-def features(info: Info, vars: Vars, batch, key, train: bool):
-    """z-scored pooled features."""
-    b = vars.buffers
-    return (pooled(info, b, batch) - b["center"][None]) / b["spread"][None], vars.stats
+def features(info: Info, variables: Vars, batch: Batch, key: jax.Array, train: bool):
+    """z-scored pooled features [b, d], and the statistics."""
+    buffers = variables.buffers
+    pooled = pool_segments(info, buffers, batch)
+    return (pooled - buffers["center"][None]) / buffers["spread"][None], variables.stats
 
 
-def pooled_clips(info: Info, buffers, clips):
-    """Pooled features [n, d] and labels [n] of all training clips, on the host."""
-    pool = compile_function(partial(pooled, info, buffers), info.config.device.precision)
+def pool_clips(info: Info, variables: Vars, clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+    """Computes pooled features [n, d] and labels [n] of all training clips, on the host."""
+    pool = compile_function(
+        partial(pool_segments, info, variables.buffers), info.config.device.precision
+    )
     rows, labels = [], []
     for batch in clips():
-        found, weight, label = fetch((pool(batch), batch.weight, batch.label))
-        rows.append(found[weight > 0])
+        pooled, weight, label = fetch((pool(batch), batch.weight, batch.label))
+        rows.append(pooled[weight > 0])
         labels.append(label[weight > 0])
     return np.concatenate(rows), np.concatenate(labels)
 
 
-def z_scores(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per dimension; constant dimensions get deviation 1."""
+def measure_spread(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [d] of rows [n, d]; constant dimensions get deviation 1."""
     spread = rows.std(0)
     return rows.mean(0), np.where(spread > 1e-6 * (1 + np.abs(rows).max(0)), spread, 1.0)
 
 
-def refresh(info: Info, vars: Vars, clips) -> Vars:
-    """Class means of the substage's training clips."""
-    rows, labels = pooled_clips(info, vars.buffers, clips)
-    center, spread = z_scores(rows)
+def refresh(info: Info, variables: Vars, clips: Clips) -> Vars:
+    """Computes the class means of the substage's training clips."""
+    rows, labels = pool_clips(info, variables, clips)
+    center, spread = measure_spread(rows)
     one_hot = np.eye(len(info.classes), dtype=np.float32)[labels]
     count = one_hot.sum(0)
     means = one_hot.T @ ((rows - center) / spread) / np.maximum(count, 1)[:, None]
     new = {"center": center, "spread": spread, "means": means, "known": count > 0}
     new = {k: jnp.asarray(v, jnp.float32) for k, v in new.items()}
-    return vars.replace(buffers={**vars.buffers, **new})
+    return variables.replace(buffers={**variables.buffers, **new})
 
 
-def scores(info: Info, vars: Vars, z):
-    """Minus the root mean square distance to each class mean, [B, C].
+def scores(info: Info, variables: Vars, z: jax.Array) -> jax.Array:
+    """Minus the root mean square distance of z [B, d] to each class mean, [B, C].
 
-    Per dimension, so that a step of 0.1 in gamma means the same for any feature width.
+    It is a mean over dimensions, so that a step of 0.1 in gamma means the same for any feature
+    width.
     """
-    means, known = vars.buffers["means"], vars.buffers["known"]
+    means, known = variables.buffers["means"], variables.buffers["known"]
     cross = product("bd,cd->bc", z, means)
     square = jnp.square(z).sum(-1)[:, None] - 2 * cross + jnp.square(means).sum(-1)[None]
     distance = jnp.maximum(square, 0) / z.shape[-1]

@@ -1,9 +1,12 @@
 """Perceiver (Jaegle et al. 2021, Section 3): latents read all tokens again and again."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from avdiff_jax.methods.shared.trunk_methods import classifier
+from avdiff_jax.methods.method import ByModality
+from avdiff_jax.methods.shared.trunk_methods import make_classifier
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.latents import CrossBlock, Latents
 from avdiff_jax.nn.layers import EPS
@@ -17,10 +20,10 @@ class Perceiver(nn.Module):
     """L blocks of cross-attention (one head), MLP, self-attention, MLP on the latents; then
     their mean. No weights are shared between blocks."""
 
-    config: object
+    config: ConfigDict
 
     @nn.compact
-    def __call__(self, tokens, valid, train: bool):
+    def __call__(self, tokens: ByModality, valid: ByModality, train: bool) -> jax.Array:
         """Dicts by modality: tokens [b, t, dim], valid [b, t] -> [b, dim]."""
         model = self.config.model
         context = jnp.concatenate(list(tokens.values()), axis=1)
@@ -37,4 +40,4 @@ class Perceiver(nn.Module):
         return nn.LayerNorm(epsilon=EPS, name="norm")(x.mean(1))
 
 
-METHOD = classifier(Perceiver)
+METHOD = make_classifier(Perceiver)

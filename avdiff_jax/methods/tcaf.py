@@ -8,11 +8,14 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
 
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import squared_error
-from avdiff_jax.methods.method import Info, Method, Vars, main_player
+from avdiff_jax.methods.method import Info, Labelled, Method, Player, Vars, main_player
 from avdiff_jax.methods.shared import trunk_methods
-from avdiff_jax.methods.shared.heads import apply_groups, classified
+from avdiff_jax.methods.shared.heads import apply_groups, judge_real
 from avdiff_jax.methods.shared.trunk_methods import TRUNK
 from avdiff_jax.nn.attention import HIDDEN
 from avdiff_jax.nn.layers import EmbeddingNet, product
@@ -39,7 +42,7 @@ SIZES = {
 DROPOUT_TEXT = 0.1  # of W_proj and the decoders; of D_o: ours
 
 
-def own(info: Info) -> Info:
+def resize(info: Info) -> Info:
     """`info` with cross-attention and TCaF's sizes in its configuration."""
     config = info.config.copy_and_resolve_references()
     model = config.model
@@ -58,7 +61,7 @@ class Decoders(nn.Module):
     text: int
 
     @nn.compact
-    def __call__(self, clip, text, train: bool):
+    def __call__(self, clip: Float[Array, "b w"], text: Float[Array, "b w"], train: bool):
         """theta_o, theta_w [b, width] -> two [b, text]."""
         every = jnp.ones(len(clip), bool)
         clip_net = EmbeddingNet((self.hidden, self.text), DROPOUT_TEXT, name="clip")
@@ -69,7 +72,7 @@ class Decoders(nn.Module):
 class Output(nn.Module):
     """The common space: O_proj of clips (`proj`), W_proj of texts (`text`), decoders (`aux`)."""
 
-    config: object
+    config: ConfigDict
     text_size: int
 
     def setup(self):
@@ -79,78 +82,95 @@ class Output(nn.Module):
         self.text = EmbeddingNet((model.width,), DROPOUT_TEXT)
         self.aux = Decoders(model.proj_hidden, self.text_size)
 
-    def common(self, token, classes, counted, train: bool):
-        """token [b, dim], classes [C, Dt] -> theta_o [b, width], theta_w of the classes."""
+    def project(
+        self,
+        token: Float[Array, "b dim"],
+        classes: Float[Array, "c dt"],
+        counted: Bool[Array, " c"],
+        train: bool,
+    ):
+        """token [b, dim], class texts [C, Dt] -> theta_o [b, width], theta_w of the classes
+        [C, width]."""
         theta = self.proj(token, jnp.ones(len(token), bool), train)
         return theta, self.text(classes, counted, train)
 
-    def __call__(self, token, texts, classes, counted, train: bool):
-        """As `common`, then theta_w of the clips' own `texts` [b, Dt] and what the decoders make
+    def __call__(
+        self,
+        token: Float[Array, "b dim"],
+        texts: Float[Array, "b dt"],
+        classes: Float[Array, "c dt"],
+        counted: Bool[Array, " c"],
+        train: bool,
+    ):
+        """As `project`, then theta_w of the clips' own `texts` [b, Dt] and what the decoders make
         of both. W_proj's BatchNorm sees the clips' texts, then those of `counted` classes."""
         theta_w = self.text(texts, jnp.ones(len(texts), bool), train)
-        theta, of_classes = self.common(token, classes, counted, train)
+        theta, of_classes = self.project(token, classes, counted, train)
         return theta, of_classes, theta_w, *self.aux(theta, theta_w, train)
 
 
-def output(info: Info) -> Output:
+def build_output(info: Info) -> Output:
     """The layers behind the trunk."""
-    return Output(own(info).config, info.text.shape[1])
+    return Output(resize(info).config, info.text.shape[1])
 
 
-def init(key: jax.Array, info: Info, batch) -> Vars:
-    """Fresh trunk and common space; no classifier."""
+def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
+    """Draws a fresh trunk and common space; there is no classifier."""
     k_trunk, k_output = jax.random.split(key)
-    trunk = trunk_methods.init(k_trunk, own(info), batch)
+    trunk = trunk_methods.init(resize(info), batch, k_trunk)
     text, token = jnp.asarray(info.text), jnp.zeros((1, info.config.model.dim))
     counted = jnp.ones(len(text), bool)
-    made = output(info).init(k_output, token, text[:1], text, counted, False)
-    params = {**{g: trunk.params[g] for g in TRUNK}, **made["params"]}
-    return Vars(params, {"enc": trunk.stats["enc"], **made["stats"]}, trunk.buffers)
+    output = build_output(info).init(k_output, token, text[:1], text, counted, False)
+    params = {**{g: trunk.params[g] for g in TRUNK}, **output["params"]}
+    return Vars(params, {"enc": trunk.stats["enc"], **output["stats"]}, trunk.buffers)
 
 
-def features(info: Info, vars: Vars, batch, key: jax.Array, train: bool):
+def features(info: Info, variables: Vars, batch: Batch, key: jax.Array, train: bool):
     """The fused class token [b, dim] and the statistics of the embedding nets."""
-    return trunk_methods.features(own(info), vars, batch, key, train)
+    return trunk_methods.features(resize(info), variables, batch, key, train)
 
 
-def loss(substage: int, info: Info, moving, vars: Vars, token, batch, key: jax.Array, role: str):
+def loss(
+    info: Info,
+    variables: Vars,
+    token: jax.Array,
+    batch: Labelled,
+    key: jax.Array,
+    role: str,
+    substage: int,
+):
     """CE over dot products with the class texts (those of base classes in substage 1), distance
     to the own text, and both reconstructions of it.
-
-    Args:
-      moving: parameters of the groups that this player moves.
 
     Returns:
       mean loss, (statistics, metrics).
     """
-    params = {**vars.params, **moving}
     text = jnp.asarray(info.text)
     w = text[batch.label]
     candidates = jnp.asarray(info.is_base) | (substage == 2)
     (theta, of_classes, theta_w, from_clip, from_text), stats = apply_groups(
-        output(info), OUTPUT, params, vars.stats, token, w, text, candidates,
-        train=True, key=key,
+        build_output(info), OUTPUT, variables, token, w, text, candidates, train=True, key=key
     )
     logits = jnp.where(candidates[None], product("bd,cd->bc", theta, of_classes), HIDDEN)
-    total, metrics = classified(logits, batch.label)
+    total, metrics = judge_real(logits, batch.label)
     metrics["regression"] = squared_error(theta, theta_w).mean()
     metrics["reconstruction"] = (squared_error(w, from_clip) + squared_error(w, from_text)).mean()
     total = total + metrics["regression"] + metrics["reconstruction"]
     return total, (stats, {"loss": total, **metrics})
 
 
-def players(info: Info, substage: int):
-    """One player: everything in substage 1, all but the trunk in substage 2."""
+def players(info: Info, substage: int) -> tuple[Player, ...]:
+    """One player: it moves everything in substage 1, all but the trunk in substage 2."""
     groups = (TRUNK if substage == 1 else ()) + OUTPUT
-    return (main_player(info, groups, partial(loss, substage, info)),)
+    return (main_player(info, groups, partial(loss, substage=substage)),)
 
 
-def scores(info: Info, vars: Vars, token):
+def scores(info: Info, variables: Vars, token: jax.Array) -> jax.Array:
     """Minus the distance to each class text in the common space, [B, C]."""
     text = jnp.asarray(info.text)
     (theta, of_classes), _ = apply_groups(
-        output(info), ("proj", "text"), vars.params, vars.stats, token, text,
-        jnp.ones(len(text), bool), train=False, method="common",
+        build_output(info), ("proj", "text"), variables, token, text, jnp.ones(len(text), bool),
+        train=False, method="project",
     )
     return -jnp.linalg.norm(theta[:, None] - of_classes[None], axis=-1)
 

@@ -2,10 +2,13 @@
 whose mask keeps the audio and the video stream pure."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from avdiff_jax.methods.shared.trunk_methods import classifier
+from avdiff_jax.methods.method import ByModality
+from avdiff_jax.methods.shared.trunk_methods import make_classifier
 from avdiff_jax.nn import masks
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.layers import EPS
@@ -17,12 +20,13 @@ BENCHMARK_FUSION_TOKENS = 16  # ours
 
 
 class Zorro(nn.Module):
-    """L masked blocks shared by the three kinds of tokens, LayerNorm, mean fusion token."""
+    """L masked blocks, shared by the three kinds of tokens; then LayerNorm and the mean of the
+    fusion tokens."""
 
-    config: object
+    config: ConfigDict
 
     @nn.compact
-    def __call__(self, tokens, valid, train: bool):
+    def __call__(self, tokens: ByModality, valid: ByModality, train: bool) -> jax.Array:
         """Dicts by modality: tokens [b, t, dim], valid [b, t] -> [b, dim]."""
         model = self.config.model
         count = FUSION_TOKENS.get(self.config.dataset, BENCHMARK_FUSION_TOKENS)
@@ -45,4 +49,4 @@ class Zorro(nn.Module):
         return nn.LayerNorm(epsilon=EPS, name="norm")(x).mean(1)
 
 
-METHOD = classifier(Zorro)
+METHOD = make_classifier(Zorro)

@@ -75,7 +75,7 @@ def add_classes(
     k_grow, k_train = jax.random.split(key)
     grown = dataclasses.replace(
         model, info=info, kinds=model.kinds + (ADDED,) * len(new), examples=examples,
-        vars=model.method.grow(k_grow, info, model.vars, batches),
+        vars=model.method.grow(info, model.vars, batches, k_grow),
     )
     return dataclasses.replace(grown, vars=train_on_examples(grown, k_train, seed))
 

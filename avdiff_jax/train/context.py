@@ -115,7 +115,7 @@ def initialise_variables(context: StageContext) -> Vars:
     key = jax.random.fold_in(jax.random.key(info.config.seed), context.number)
 
     def init(key, data, inputs):
-        return method.init(key, info, feed.batch(data, inputs, lengths))
+        return method.init(info, feed.batch(data, inputs, lengths), key)
 
     whole = devices.replicated(feed.mesh)
     # It runs once, and is all random numbers, which take a CPU long to compile well. XLA for GPUs

@@ -82,7 +82,7 @@ def measure_generator(context: StageContext, outcome: Outcome, draw: int) -> Gen
     novel = np.flatnonzero(~context.info.is_base)
     labels = np.repeat(novel, config.eval.generated)
     key = jax.random.fold_in(jax.random.key(config.seed), draw)
-    synthetic = fetch(context.generate(variables, key, labels))
+    synthetic = fetch(context.generate(variables, labels, key))
     members = context.stage.novel[draw]
     features = fuse_training_clips(context, variables, members)
     real = fetch(context.embed(variables, features))

@@ -6,8 +6,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.data.windows import ROLES, Lengths
-from avdiff_jax.methods.method import Info, Method
+from avdiff_jax.methods.method import (
+    Features,
+    Info,
+    Labelled,
+    Method,
+    Player,
+    Vars,
+    with_params,
+)
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.train.feature_cache import Fused
@@ -16,7 +25,13 @@ from avdiff_jax.train.source import Source
 
 
 def update(
-    method: Method, info: Info, substage: int, state: TrainState, batch, key: jax.Array, role: str
+    method: Method,
+    info: Info,
+    substage: int,
+    state: TrainState,
+    batch: Batch | Fused,
+    key: jax.Array,
+    role: str,
 ) -> tuple[TrainState, dict]:
     """One update of every player on one batch (Section 4.3).
 
@@ -24,46 +39,70 @@ def update(
     them into the groups that it moves and no further. Critics see them detached. A `Fused`
     batch brings them along.
 
+    Args:
+      method: whose players move.
+      info: of the stage.
+      substage: 1 or 2.
+      state: what the players have come to.
+      batch: the clips, or their features.
+      key: of everything random in this update.
+      role: of the batch, "base" or "novel".
+
     Returns:
       the new state and the players' metrics.
     """
     players = method.players(info, substage)
-    frozen = method.frozen(info, substage)
-    main = next(p for p in players if p.name == "main")
+    main = next(player for player in players if player.name == "main")
     k_features, k_players = jax.random.split(key)
-    train = not (frozen.groups and frozen.mode == "eval")
-    vars, opt, metrics = state.vars, dict(state.opt), {}
-
-    def forward(moving):
-        with_moving = vars.replace(params={**vars.params, **moving})
-        return method.features(info, with_moving, batch, k_features, train)
-
+    variables, opt, metrics = state.vars, dict(state.opt), {}
     if isinstance(batch, Fused):
         features, pull_back = batch.features, None
     else:
+        frozen = method.frozen(info, substage)
+        train = not (frozen.groups and frozen.mode == "eval")
+
+        def compute_features(moving):
+            moved = with_params(variables, moving)
+            return method.features(info, moved, batch, k_features, train)
+
         features, pull_back, stats = jax.vjp(
-            forward, of_groups(vars.params, main.groups), has_aux=True
+            compute_features, of_groups(variables.params, main.groups), has_aux=True
         )
-        vars = vars.replace(stats=stats)
+        variables = variables.replace(stats=stats)
     for i, player in enumerate(players):
         for repeat in range(player.repeats):
-            own = of_groups(vars.params, player.groups)
+            moving = of_groups(variables.params, player.groups)
             k = jax.random.fold_in(jax.random.fold_in(k_players, i), repeat)
+            rest = (player, info, variables, batch, k, role)
             if player is main:
-                value = jax.value_and_grad(player.loss, argnums=(0, 2), has_aux=True)
-                (_, (stats, found)), (grads, back) = value(own, vars, features, batch, k, role)
+                differentiate = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+                (_, (stats, shown)), (grads, back) = differentiate(moving, features, *rest)
                 if pull_back:
                     grads = jax.tree.map(jnp.add, grads, pull_back(back)[0])
-                vars = vars.replace(stats=stats)
+                variables = variables.replace(stats=stats)
             else:
-                value = jax.value_and_grad(player.loss, has_aux=True)
+                differentiate = jax.value_and_grad(loss_of, has_aux=True)
                 detached = jax.lax.stop_gradient(features)
-                (_, (_, found)), grads = value(own, vars, detached, batch, k, role)
-            changes, opt[player.name] = optimiser(player).update(grads, opt[player.name], own)
-            own = optax.apply_updates(own, changes)
-            vars = vars.replace(params={**vars.params, **own})
-            metrics |= {f"{player.name}/{k}": v for k, v in found.items()}
-    return state.replace(vars=vars, opt=opt, updates=state.updates + 1), metrics
+                (_, (_, shown)), grads = differentiate(moving, detached, *rest)
+            changes, opt[player.name] = optimiser(player).update(grads, opt[player.name], moving)
+            variables = with_params(variables, optax.apply_updates(moving, changes))
+            metrics |= {f"{player.name}/{name}": value for name, value in shown.items()}
+    return state.replace(vars=variables, opt=opt, updates=state.updates + 1), metrics
+
+
+def loss_of(
+    moving: dict,
+    features: Features,
+    player: Player,
+    info: Info,
+    variables: Vars,
+    batch: Labelled,
+    key: jax.Array,
+    role: str,
+):
+    """A player's loss as a function of what its gradient is taken with respect to: the parameters
+    `moving` of its groups, in the place of those in `variables`, and the shared features."""
+    return player.loss(info, with_params(variables, moving), features, batch, key, role)
 
 
 def compile_training(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from avdiff_jax.methods import METHODS
-from avdiff_jax.train.optimisers import TrainState, fresh_optimisers, of_groups
+from avdiff_jax.train.optimisers import TrainState, fresh_optimisers
 from avdiff_jax.train.step import update
 from tests.methods import toy
 
@@ -54,9 +54,9 @@ def test_every_method_is_here():
 def test_parameter_counts(name):
     for i, dataset in enumerate(toy.DATASETS):
         info = toy.benchmark(name, dataset)
-        init = partial(METHODS[name].init, info=info, batch=toy.empty(info))
-        vars = jax.eval_shape(init, toy.key(0))
-        count = sum(x.size for x in jax.tree.leaves(vars.params))
+        init = partial(METHODS[name].init, info, toy.empty(info))
+        variables = jax.eval_shape(init, toy.key(0))
+        count = sum(x.size for x in jax.tree.leaves(variables.params))
         assert count == COUNTS[name][i], dataset
         assert abs(count - 1e6 * EXPECTED[name][i]) <= 1e4 * EXPECTED[name][i], dataset
 
@@ -67,19 +67,20 @@ def clips(roles=("base",)):
                     for i, role in enumerate(roles)]
 
 
-def start(name, info, substage, vars) -> TrainState:
+def start(name, info, substage, variables) -> TrainState:
     method = METHODS[name]
     if method.refresh:
-        vars = method.refresh(info, vars, clips(("base", "novel")[:substage]))
-    return TrainState(vars, fresh_optimisers(method, info, substage, vars), jnp.zeros((), int))
+        variables = method.refresh(info, variables, clips(("base", "novel")[:substage]))
+    opt = fresh_optimisers(method, info, substage, variables)
+    return TrainState(variables, opt, jnp.zeros((), int))
 
 
 @cache
 def trained(name):
     """Variables after 200 updates of substage 1."""
     info, method = toy.info(name), METHODS[name]
-    vars = toy.jit(partial(method.init, info=info, batch=toy.empty(info)))(toy.key(0))
-    state = start(name, info, 1, vars)
+    variables = toy.jit(partial(method.init, info, toy.empty(info)))(toy.key(0))
+    state = start(name, info, 1, variables)
     if not method.players(info, 1):
         return state.vars
 
@@ -100,9 +101,9 @@ def scorer(name):
     info, method = toy.info(name), METHODS[name]
 
     @toy.jit
-    def score(vars, batch):
-        features, stats = method.features(info, vars, batch, toy.key(0), False)
-        return method.scores(info, vars, features), stats
+    def score(variables, batch):
+        features, stats = method.features(info, variables, batch, toy.key(0), False)
+        return method.scores(info, variables, features), stats
 
     return score
 
@@ -120,25 +121,25 @@ def test_learns_separable_classes(name):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_padding_changes_no_score(name):
-    vars, batch = trained(name), toy.draw(toy.key(3))
-    scores, stats = scorer(name)(vars, batch)
-    again, _ = scorer(name)(vars, toy.longer(batch, 7))
+    variables, batch = trained(name), toy.draw(toy.key(3))
+    scores, stats = scorer(name)(variables, batch)
+    again, _ = scorer(name)(variables, toy.longer(batch, 7))
     np.testing.assert_allclose(again, scores, atol=1e-5, rtol=1e-4)
-    chex.assert_trees_all_equal(stats, vars.stats)
+    chex.assert_trees_all_equal(stats, variables.stats)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_padding_changes_no_loss(name):
     """In training, without dropout: losses of all players, and the statistics."""
-    info, method, vars = toy.info(name), METHODS[name], trained(name)
+    info, method, variables = toy.info(name), METHODS[name], trained(name)
 
     @toy.jit
     def losses(batch):
         key = toy.key(4)
-        features, stats = method.features(info, vars, batch, key, True)
-        after = vars.replace(stats=stats)
+        features, stats = method.features(info, variables, batch, key, True)
+        after = variables.replace(stats=stats)
         return [
-            player.loss(of_groups(vars.params, player.groups), after, features, batch, key, "novel")
+            player.loss(info, after, features, batch, key, "novel")
             for player in method.players(info, 2)
         ]
 

@@ -10,8 +10,9 @@ import pytest
 from avdiff_jax import losses
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS, avca, avdiff, check, linear, protogan, sldg, tcaf, tsl
+from avdiff_jax.methods.method import with_params
 from avdiff_jax.methods.shared import gan
-from avdiff_jax.methods.shared.prototypes import class_statistics
+from avdiff_jax.methods.shared.prototypes import average_classes
 from avdiff_jax.nn.trunk import Fusion
 from avdiff_jax.train.optimisers import TrainState, fresh_optimisers
 from avdiff_jax.train.step import update
@@ -25,7 +26,7 @@ def close(actual, desired, tolerance=1e-6):
 def started(name, **changes):
     """Toy information, fresh variables of one layer, and one batch of novel clips."""
     info = toy.info(name, model__depth=1, model__switch=0, **changes)
-    init = partial(METHODS[name].init, info=info, batch=toy.empty(info))
+    init = partial(METHODS[name].init, info, toy.empty(info))
     return info, jax.jit(init)(jax.random.key(0)), draw(jax.random.key(1), "novel")
 
 
@@ -146,24 +147,24 @@ def test_gradient_penalty_against_finite_differences():
 @pytest.mark.parametrize("name", ["avgan", "tsl", "protogan"])
 def test_each_player_moves_its_groups_only(name):
     """A rate of zero stops the others: what is not the player's stays bitwise the same."""
-    info, vars, batch = started(name)
+    info, variables, batch = started(name)
     method = METHODS[name]
-    vars = method.refresh(info, vars, lambda: [batch]) if method.refresh else vars
+    variables = method.refresh(info, variables, lambda: [batch]) if method.refresh else variables
     players, frozen = method.players(info, 2), method.frozen(info, 2).groups
     assert [p.repeats for p in players] == [5] + [1] * (len(players) - 1)
     assert players[0].groups == ("critic",)
-    assert sorted([*frozen, *(g for p in players for g in p.groups)]) == sorted(vars.params)
+    assert sorted([*frozen, *(g for p in players for g in p.groups)]) == sorted(variables.params)
     run = jax.jit(lambda state: update(method, info, 2, state, batch, jax.random.key(2), "novel"))
-    opt = fresh_optimisers(method, info, 2, vars)
+    opt = fresh_optimisers(method, info, 2, variables)
     for player in players:
         alone = {
             other: s._replace(hyperparams={"learning_rate": jnp.float32(rate)})
             for other, s in opt.items()
             for rate in [1e-3 if other == player.name else 0]
         }
-        state, _ = run(TrainState(vars, alone, jnp.zeros((), int)))
+        state, _ = run(TrainState(variables, alone, jnp.zeros((), int)))
         moved = {
-            group for group, tree in vars.params.items()
+            group for group, tree in variables.params.items()
             if any((a != b).any() for a, b in zip(
                 jax.tree.leaves(tree), jax.tree.leaves(state.vars.params[group]), strict=True))
         }
@@ -172,36 +173,37 @@ def test_each_player_moves_its_groups_only(name):
 
 def test_avgan_synthetic_features_teach_the_generator():
     """CE(synthetic) reaches it in novel updates, and only there."""
-    info, vars, batch = started("avgan")
+    info, variables, batch = started("avgan")
     main = METHODS["avgan"].players(info, 2)[-1]
     token = jax.random.normal(jax.random.key(3), (32, info.config.model.dim))
 
     @partial(jax.jit, static_argnames="role")
     def slope(role):
         def loss(gen):
-            _, (_, found) = main.loss({"gen": gen}, vars, token, batch, jax.random.key(4), role)
+            _, (_, found) = main.loss(
+                info, with_params(variables, {"gen": gen}), token, batch, jax.random.key(4), role
+            )
             return found["loss"] - found["adversarial"]
 
-        return jax.grad(loss)(vars.params["gen"])
+        return jax.grad(loss)(variables.params["gen"])
 
     assert any(x.any() for x in jax.tree.leaves(slope("novel")))
     assert not any(x.any() for x in jax.tree.leaves(slope("base")))
 
 
 def test_protogan_statistics_see_real_clips_only():
-    info, vars, batch = started("protogan")
+    info, variables, batch = started("protogan")
     main = METHODS["protogan"].players(info, 1)[-1]
-    x = jax.jit(partial(protogan.vector, info))(vars.buffers, batch)
+    x = jax.jit(partial(protogan.concat_averages, info))(variables.buffers, batch)
     close(np.linalg.norm(x, axis=1), np.ones(len(x)), 1e-5)
-    head = {g: vars.params[g] for g in main.groups}
-    loss = jax.jit(main.loss, static_argnames="role")
+    loss = jax.jit(partial(main.loss, info), static_argnames="role")
     after = [
-        loss(head, vars, x, batch, jax.random.key(0), role=role)[1] for role in ("base", "novel")
+        loss(variables, x, batch, jax.random.key(0), role=role)[1] for role in ("base", "novel")
     ]
     assert "ce_synthetic" in after[1][1]
     for a, b in zip(*(jax.tree.leaves(stats) for stats, _ in after), strict=True):
         close(a, b)
-    mean = METHODS["protogan"].refresh(info, vars, lambda: [batch]).buffers["condition"]
+    mean = METHODS["protogan"].refresh(info, variables, lambda: [batch]).buffers["condition"]
     for c in range(toy.BASE + toy.NOVEL):
         rows = np.asarray(x)[np.asarray(batch.label) == c]
         close(mean[c], rows.mean(0) if len(rows) else np.zeros(x.shape[1]))
@@ -211,29 +213,29 @@ def test_protogan_statistics_see_real_clips_only():
 
 
 def test_tsl_score_of_identical_segments():
-    info, vars, _ = started("tsl")
+    info, variables, _ = started("tsl")
     x = jax.random.normal(jax.random.key(5), (3, 1, info.config.model.dim))
-    one = jax.nn.softmax(tsl.logits_of(info, vars.params, x[:, 0]))
-    close(tsl.scores(info, vars, jnp.repeat(x, tsl.SEGMENTS, axis=1)), one)
+    one = jax.nn.softmax(tsl.classify(info, variables, x[:, 0]))
+    close(tsl.scores(info, variables, jnp.repeat(x, tsl.SEGMENTS, axis=1)), one)
     # And of different ones: the mean of probabilities, not the softmax of mean logits.
     two = jnp.concatenate([100 * x, -100 * x], axis=1)
-    mean = jax.nn.softmax(tsl.logits_of(info, vars.params, two)).mean(1)
-    close(tsl.scores(info, vars, two), mean)
+    mean = jax.nn.softmax(tsl.classify(info, variables, two)).mean(1)
+    close(tsl.scores(info, variables, two), mean)
     assert np.abs(mean - 1 / mean.shape[1]).max() > 0.01
 
 
 def test_tsl_pairs_tokens_by_time():
-    info, vars, batch = started("tsl", model__video_norm="none")
+    info, variables, batch = started("tsl", model__video_norm="none")
     middle = jnp.full((len(batch.label), tsl.SEGMENTS), 0.5)
-    segments = jax.jit(partial(tsl.segments, info))
-    found = np.asarray(segments(vars.buffers, batch, middle))
+    segments = jax.jit(partial(tsl.cut_segments, info))
+    found = np.asarray(segments(variables.buffers, batch, middle))
     for i in range(4):
         n, heard = int(batch.video_mask[i].sum()), int(batch.audio_mask[i].sum())
         for s in range(tsl.SEGMENTS):
             j = int((s + 0.5) / 10 * n)
             near = np.abs(0.96 * np.arange(heard) - 0.64 * j).argmin()
             close(found[i, s], np.concatenate([batch.audio[i, near], batch.video[i, j]]))
-    last = segments(vars.buffers, batch, jnp.full(middle.shape, 0.9999999))
+    last = segments(variables.buffers, batch, jnp.full(middle.shape, 0.9999999))
     assert np.abs(last).sum(-1).all()  # never a padded token
 
 
@@ -243,12 +245,12 @@ def test_tsl_pairs_tokens_by_time():
 def test_sldg_bumps():
     valid = jnp.arange(6)[None] < jnp.array([[6], [3]])
     centre = jnp.array([0.0, 0.5, 1.0])
-    wide = sldg.bumps(valid, centre, jnp.full(3, 1e4))
+    wide = sldg.weigh_tokens(valid, centre, jnp.full(3, 1e4))
     close(wide, np.broadcast_to((valid / valid.sum(1, keepdims=True))[:, None], wide.shape))
-    narrow = np.asarray(sldg.bumps(valid, centre, jnp.full(3, 1e-3)))
+    narrow = np.asarray(sldg.weigh_tokens(valid, centre, jnp.full(3, 1e-3)))
     assert narrow[0, 0].argmax() == 0 and narrow[0, 2].argmax() == 5
     assert narrow[1, 0].argmax() == 0 and narrow[1, 1].argmax() == 1 and narrow[1, 2].argmax() == 2
-    some = sldg.bumps(valid, centre, jnp.array([0.1, 0.3, 0.2]))
+    some = sldg.weigh_tokens(valid, centre, jnp.array([0.1, 0.3, 0.2]))
     close(some.sum(-1), np.ones((2, 3)))
     assert (np.asarray(some)[1, :, 3:] == 0).all()
     tau = (np.arange(3) + 0.5) / 3
@@ -257,9 +259,9 @@ def test_sldg_bumps():
 
 
 def test_sldg_starts_evenly_spread():
-    _, vars, _ = started("sldg")
-    close(vars.params["pool"]["audio_centre"], [0.125, 0.375, 0.625, 0.875])
-    close(jax.nn.softplus(vars.params["pool"]["video_width"]), np.full(4, 0.25))
+    _, variables, _ = started("sldg")
+    close(variables.params["pool"]["audio_centre"], [0.125, 0.375, 0.625, 0.875])
+    close(jax.nn.softplus(variables.params["pool"]["video_width"]), np.full(4, 0.25))
 
 
 # TCaF
@@ -267,7 +269,7 @@ def test_sldg_starts_evenly_spread():
 
 def test_tcaf_attends_across_modalities_only():
     """After one layer no token depends on others of its modality, but on all of the other."""
-    config = tcaf.own(toy.info("tcaf")).config  # of two layers: the last one's output is cut
+    config = tcaf.resize(toy.info("tcaf")).config  # of two layers: the last one's output is cut
     fusion = Fusion(config)
     key = jax.random.key(0)
     audio, video = jax.random.normal(key, (1, 3, 16)), jax.random.normal(key, (1, 4, 16))
@@ -286,20 +288,20 @@ def test_tcaf_attends_across_modalities_only():
 
 
 def test_tcaf_sizes():
-    model = tcaf.own(toy.benchmark("tcaf", "vggsound")).config.model
+    model = tcaf.resize(toy.benchmark("tcaf", "vggsound")).config.model
     assert (model.depth, model.attention) == (8, "cross")
     dropouts = model.dropout_enc, model.dropout_tokens, model.dropout_blocks, model.dropout_proj
     assert dropouts == (0.2, 0.1, 0.5, 0.2)
 
 
 def test_tcaf_predicts_the_nearest_text():
-    info, vars, _ = started("tcaf")
+    info, variables, _ = started("tcaf")
     token = jax.random.normal(jax.random.key(6), (5, info.config.model.dim))
-    scores = np.asarray(jax.jit(partial(tcaf.scores, info))(vars, token))
-    variables = {"params": {g: vars.params[g] for g in ("proj", "text")},
-                 "stats": {g: vars.stats[g] for g in ("proj", "text")}}
-    of_clips, of_classes = jax.jit(lambda v: tcaf.output(info).apply(
-        v, token, jnp.asarray(info.text), jnp.ones(6, bool), False, method="common"
+    scores = np.asarray(jax.jit(partial(tcaf.scores, info))(variables, token))
+    variables = {"params": {g: variables.params[g] for g in ("proj", "text")},
+                 "stats": {g: variables.stats[g] for g in ("proj", "text")}}
+    of_clips, of_classes = jax.jit(lambda v: tcaf.build_output(info).apply(
+        v, token, jnp.asarray(info.text), jnp.ones(6, bool), False, method="project"
     ))(variables)
     distance = np.array([[np.sqrt(((a - b) ** 2).sum()) for b in np.asarray(of_classes)]
                          for a in np.asarray(of_clips)])
@@ -309,14 +311,14 @@ def test_tcaf_predicts_the_nearest_text():
 
 
 def test_tcaf_losses():
-    info, vars, batch = started("tcaf")
+    info, variables, batch = started("tcaf")
     token = jax.random.normal(jax.random.key(7), (32, info.config.model.dim))
 
     labels = batch.replace(label=batch.label % toy.BASE)
 
     def terms(params, text, substage):
-        args = params, vars, token, labels, jax.random.key(0), "base"
-        return tcaf.loss(substage, info._replace(text=text), *args)[1][1]
+        args = with_params(variables, params), token, labels, jax.random.key(0), "base", substage
+        return tcaf.loss(info._replace(text=text), *args)[1][1]
 
     @jax.jit
     def slopes(params):
@@ -327,7 +329,7 @@ def test_tcaf_losses():
         return jax.jacrev(rest)(params)
 
     # Decoders learn from the reconstruction alone.
-    found = slopes(vars.params)
+    found = slopes(variables.params)
     for x in jax.tree.leaves(found["aux"]):
         close(x[0], np.zeros_like(x[0]))
     assert any(np.abs(x[1]).max() > 1e-3 for x in jax.tree.leaves(found["aux"]))
@@ -336,7 +338,7 @@ def test_tcaf_losses():
     # In substage 1 the texts of novel classes are no candidates, nor in W_proj's statistics.
     @jax.jit
     def entropies(text):
-        return [terms(vars.params, text, substage)["ce_real"] for substage in (1, 2)]
+        return [terms(variables.params, text, substage)["ce_real"] for substage in (1, 2)]
 
     other = info.text.copy()
     other[toy.BASE :] += 1
@@ -356,7 +358,7 @@ def test_avca_losses_by_hand():
     rho = {n: rng.normal(size=(3, 5)) for n in names}
     phi, rebuilt = ({n: rng.normal(size=(3, 4)) for n in names[:2]} for _ in range(2))
     args = jax.tree.map(jnp.float32, (w, phi, theta, rho, rebuilt))
-    found = avca.auxiliary(*args, jnp.asarray(other), jnp.array([True, True, False]))
+    found = avca.compute_auxiliary(*args, jnp.asarray(other), jnp.array([True, True, False]))
 
     def t(space, anchor, positive, negative):
         a, p, n = space[anchor], space[positive], space[negative][other]
@@ -378,7 +380,7 @@ def test_avca_losses_by_hand():
 
 
 def test_avca_batch_of_one_class():
-    info, vars, batch = started("avca")
+    info, variables, batch = started("avca")
     dim = info.config.model.dim
     halves = jax.random.normal(jax.random.key(8), (2, 2, 32, dim))
     shared = tuple(dict(zip(avca.BOTH, x, strict=True)) for x in halves)
@@ -386,7 +388,7 @@ def test_avca_batch_of_one_class():
     @jax.jit
     def run(label):
         (value, (_, found)) = avca.loss(
-            info, {}, vars, shared, batch.replace(label=label), jax.random.key(0), "novel"
+            info, variables, shared, batch.replace(label=label), jax.random.key(0), "novel"
         )
         return value, found
 
@@ -405,7 +407,7 @@ def test_linear_is_at_its_optimum(shape):
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [n // 2, n // 3, n - n // 2 - n // 3])
     rows = rng.normal(size=shape) + 0.7 * rng.normal(size=(3, d))[labels]
-    w, bias = (np.asarray(x, np.float64) for x in linear.regression(rows, labels))
+    w, bias = (np.asarray(x, np.float64) for x in linear.fit_regression(rows, labels))
     weights = (n / (3 * np.bincount(labels)))[labels]
 
     def slope(w, bias):
@@ -421,22 +423,22 @@ def test_linear_is_at_its_optimum(shape):
 
 
 def test_linear_never_predicts_a_class_without_clips(monkeypatch):
-    info, vars, novel = started("linear")
+    info, variables, novel = started("linear")
 
-    def regression(rows, labels, precision):  # whatever it finds
+    def fit(rows, labels, precision):  # whatever it finds
         assert set(labels) == set(range(toy.NOVEL))
         return jnp.ones((rows.shape[1], toy.NOVEL)), 3 * jnp.arange(toy.NOVEL)
 
-    monkeypatch.setattr(linear, "regression", regression)
+    monkeypatch.setattr(linear, "fit_regression", fit)
     method = METHODS["linear"]
-    vars = method.refresh(info, vars, lambda: [novel])  # base classes have none
-    z, _ = jax.jit(partial(method.features, info, train=False))(vars, novel, None)
-    scores = np.asarray(method.scores(info, vars, z))
+    variables = method.refresh(info, variables, lambda: [novel])  # base classes have none
+    z, _ = jax.jit(partial(method.features, info, train=False))(variables, novel, None)
+    scores = np.asarray(method.scores(info, variables, z))
     close(scores[:, toy.BASE :], np.broadcast_to(jax.nn.softmax(jnp.array([0.0, 3.0])), (32, 2)))
     assert (scores[:, : toy.BASE] == linear.NEVER).all()
 
 
-def test_class_statistics():
+def test_class_averages():
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(20, 3)).astype(np.float32), np.array([0, 2, 2, 3] * 5)
     weight = np.ones(20, np.float32)
@@ -446,7 +448,7 @@ def test_class_statistics():
         label=jnp.asarray(labels), weight=jnp.asarray(weight), audio=jnp.asarray(x)
     )
     halves = [jax.tree.map(lambda a, s=s: a[s], batch) for s in (slice(0, 8), slice(8, 20))]
-    mean, deviation = class_statistics(info, lambda b: b.audio, halves)
+    mean, deviation = average_classes(info, lambda b: b.audio, halves)
     x, labels = x[:17], labels[:17]
     want = np.stack([x[labels == c].mean(0) if c in labels else np.zeros(3) for c in range(4)])
     close(mean, want, 1e-5)
@@ -457,38 +459,37 @@ def test_gaussian_control(monkeypatch):
     info, batch = toy.info("avdiff"), draw(jax.random.key(1), "novel")
 
     def shapes():
-        return jax.eval_shape(partial(avdiff.init, info=info, batch=batch), jax.random.key(0))
+        return jax.eval_shape(partial(avdiff.init, info, batch), jax.random.key(0))
 
     assert not [b for b in shapes().buffers if b.startswith("gaussian")]
     info.config.generator = "gaussian"
     assert "gen" not in shapes().params
     # The trunk does not matter here: any parameters, and tokens that are quick to compile.
     rng = np.random.default_rng(0)
-    vars = jax.tree.map(lambda x: jnp.float32(0.1 + rng.random(x.shape)), shapes())
+    variables = jax.tree.map(lambda x: jnp.float32(0.1 + rng.random(x.shape)), shapes())
     kernel = jnp.float32(rng.normal(size=(toy.AUDIO, info.config.model.dim)))
     monkeypatch.setattr(
-        avdiff, "features", lambda info, vars, batch, *_: (batch.audio.mean(1) @ kernel, None)
+        avdiff, "features", lambda info, variables, batch, *_: (batch.audio.mean(1) @ kernel, None)
     )
-    token, _ = avdiff.features(info, vars, batch)
-    c_o = np.asarray(avdiff.embed(info, vars, token))
-    vars = avdiff.refresh(info, vars, lambda: [batch])
+    token, _ = avdiff.features(info, variables, batch)
+    c_o = np.asarray(avdiff.embed(info, variables, token))
+    variables = avdiff.refresh(info, variables, lambda: [batch])
     labels = np.asarray(batch.label)
     inside = 0
     for c in (toy.BASE, toy.BASE + 1):
         mean = c_o[labels == c].mean(0)
         inside += ((c_o[labels == c] - mean) ** 2).sum(0)
-        close(vars.buffers["gaussian_mean"][c], mean, 1e-5)
+        close(variables.buffers["gaussian_mean"][c], mean, 1e-5)
     spread = np.sqrt(inside / (len(labels) - 2))
-    close(vars.buffers["gaussian_deviation"], spread, 1e-4)
-    drawn = avdiff.generate(info, vars, jax.random.key(3), jnp.full(20000, toy.BASE))
-    mean = vars.buffers["gaussian_mean"][toy.BASE]
+    close(variables.buffers["gaussian_deviation"], spread, 1e-4)
+    drawn = avdiff.generate(info, variables, jnp.full(20000, toy.BASE), jax.random.key(3))
+    mean = variables.buffers["gaussian_mean"][toy.BASE]
     assert (np.abs(drawn.mean(0) - mean) <= 0.05 * spread).all()
     np.testing.assert_allclose(drawn.std(0), spread, rtol=0.03)
     (main,) = METHODS["avdiff"].players(info, 2)
     assert "gen" not in main.groups
-    own = {g: vars.params[g] for g in main.groups}
-    loss = jax.jit(main.loss, static_argnames="role")
-    _, (_, found) = loss(own, vars, token, batch, jax.random.key(0), role="novel")
+    loss = jax.jit(partial(main.loss, info), static_argnames="role")
+    _, (_, found) = loss(variables, token, batch, jax.random.key(0), role="novel")
     assert "noise_loss" not in found
     close(found["loss"], found["ce_real"] + found["ce_synthetic"])
 

@@ -1,5 +1,7 @@
 """Claims of the methods that fuse token sequences: who may learn of whom, and in which layer."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import attention_fusion, check, perceiver
-from avdiff_jax.methods.hip import Hip, merged, token_groups
+from avdiff_jax.methods.hip import Hip, group_tokens, merge_groups
 from avdiff_jax.methods.mbt import Mbt
 from avdiff_jax.methods.zorro import Zorro
 from avdiff_jax.nn.attention import Block
@@ -50,22 +52,22 @@ def reach(outputs):
     return {(o, name): bool((before[o] != after[name][o]).any()) for o in before for name in BOTH}
 
 
-def recorded(module, vars, x, **how):
+def recorded(module, variables, x, **how):
     """What the parts of a fusion recorded while it ran."""
-    _, seen = module.apply(vars, x, tokens()[1], False, **how)
+    _, seen = module.apply(variables, x, tokens()[1], False, **how)
     return seen["intermediates"]
 
 
 def test_zorro_keeps_the_streams_pure():
     """At any depth: audio knows nothing of video, nor video of audio, but fusion of both."""
     module = Zorro(toy.config("zorro", model__depth=3))
-    vars = made(module)
-    count = vars["params"]["tokens"].shape[1]
+    variables = made(module)
+    count = variables["params"]["tokens"].shape[1]
     rows = {"audio": slice(count, count + 5), "video": slice(count + 5, None),
             "fusion": slice(count)}
 
     def outputs(x):
-        layers = recorded(module, vars, x, mutable=["intermediates"])
+        layers = recorded(module, variables, x, mutable=["intermediates"])
         assert layers["layer2"][0].shape[1] == count  # the last computes fusion tokens only
         return {f"{n}{i}": layers[f"layer{i}"][0][:, rows[n]] for i in (0, 1) for n in rows}
 
@@ -79,10 +81,10 @@ def test_zorro_keeps_the_streams_pure():
 def test_mbt_modalities_meet_one_layer_after_the_fusion_layer():
     """The first fused layer fills the bottleneck, the next one reads it."""
     module = Mbt(toy.config("mbt", model__depth=4, model__switch=1))
-    vars = made(module)
+    variables = made(module)
 
     def outputs(x):
-        layers = recorded(module, vars, x, mutable=["intermediates"])
+        layers = recorded(module, variables, x, mutable=["intermediates"])
         return {f"{n}{i}": layers[f"layer{i}"][0][n] for i in range(4) for n in BOTH}
 
     found = reach(outputs)
@@ -110,12 +112,12 @@ def test_mbt_without_exchange_is_two_towers(bottlenecks, switch, apart):
     """No bottleneck tokens, or fusion after the last layer; otherwise the towers do meet."""
     config = toy.config("mbt", model__depth=3, model__switch=switch)
     module = Mbt(config, bottlenecks)
-    vars, (x, valid) = made(module), tokens()
+    variables, (x, valid) = made(module), tokens()
 
     @toy.jit
     def run(x):
-        alone = [tower(config, vars["params"], name, x[name], valid[name]) for name in BOTH]
-        return module.apply(vars, x, valid, False), jnp.stack(alone, axis=1)
+        alone = [tower(config, variables["params"], name, x[name], valid[name]) for name in BOTH]
+        return module.apply(variables, x, valid, False), jnp.stack(alone, axis=1)
 
     both, alone = run(x)
     for i in range(2):
@@ -127,7 +129,7 @@ def test_mbt_without_exchange_is_two_towers(bottlenecks, switch, apart):
 ])
 def test_hip_groups_split_the_valid_tokens(length, sizes):
     valid = {"audio": jnp.arange(9)[None] < length, "video": jnp.ones((1, 7), bool)}
-    members = np.asarray(token_groups(valid, 8))[0]
+    members = np.asarray(group_tokens(valid, 8))[0]
     assert members.shape == (8, 16)
     # Every valid token in exactly one group, no padded one in any.
     np.testing.assert_array_equal(members.sum(0), [1] * length + [0] * (9 - length) + [1] * 7)
@@ -139,21 +141,21 @@ def test_hip_groups_split_the_valid_tokens(length, sizes):
 
 def test_hip_merges_neighbours_and_leaves_empty_groups_out():
     valid = {"audio": jnp.arange(9)[None] < 2, "video": jnp.ones((1, 7), bool)}
-    second = np.asarray(merged(token_groups(valid, 8), 3, 2))[0]
+    second = np.asarray(merge_groups(group_tokens(valid, 8), 3, 2))[0]
     # Two audio tokens of four groups: the first and third group live.
     np.testing.assert_array_equal(second[0], [1] * 3 + [0] * 3 + [1] * 3 + [0] * 15)
     np.testing.assert_array_equal(second[1], [0] * 12 + [1] * 12)
-    third = np.asarray(merged(jnp.asarray(second[None]), 5, 1))[0]
+    third = np.asarray(merge_groups(jnp.asarray(second[None]), 5, 1))[0]
     np.testing.assert_array_equal(third, np.ones((1, 10), bool))
-    assert not merged(jnp.zeros((1, 8, 4), bool), 3, 2).any()
+    assert not merge_groups(jnp.zeros((1, 8, 4), bool), 3, 2).any()
 
 
 def test_hip_modalities_meet_in_the_processor():
     module = Hip(toy.config("hip"))
-    vars = made(module)
+    variables = made(module)
 
     def outputs(x):
-        levels = recorded(module, vars, x, capture_intermediates=True)
+        levels = recorded(module, variables, x, capture_intermediates=True)
         levels = [levels[f"level{i}"]["__call__"][0] for i in range(3)]
         return {f"{n}{i}": part for i, y in enumerate(levels)
                 for n, part in zip(BOTH, jnp.split(y, 2, axis=1), strict=True)}
@@ -169,11 +171,11 @@ def test_a_latent_that_sees_nothing_reads_nothing():
     block = CrossBlock(6, 1, 4, 8, 0.0)
     x, context = jnp.ones((2, 3, 6)), jnp.arange(40.0).reshape(2, 4, 5)
     visible = jnp.zeros((2, 3, 4), bool).at[0].set(True)
-    vars = block.init(toy.key(0), x, context, visible, False)
+    variables = block.init(toy.key(0), x, context, visible, False)
 
     @toy.jit
     def read(context):
-        return block.apply(vars, x, context, visible, False)
+        return block.apply(variables, x, context, visible, False)
 
     changed = np.asarray(read(jnp.cos(context)) != read(context)).any((1, 2))
     np.testing.assert_array_equal(changed, [True, False])
@@ -182,15 +184,16 @@ def test_a_latent_that_sees_nothing_reads_nothing():
 def test_attention_fusion_gate_weighs_the_outputs():
     info = toy.info("attention_fusion")
     method, batch = attention_fusion.METHOD, toy.draw(toy.key(0))
-    vars = toy.jit(lambda key: method.init(key, info, batch))(toy.key(1))
-    x, _ = toy.jit(lambda: method.features(info, vars, batch, toy.key(2), False))()
+    variables = toy.jit(partial(method.init, info, batch))(toy.key(1))
+    x, _ = toy.jit(lambda: method.features(info, variables, batch, toy.key(2), False))()
 
     def logits(bias):
-        gate = {**vars.params["gate"], "bias": jnp.full_like(vars.params["gate"]["bias"], bias)}
-        weighed = vars.replace(params={**vars.params, "gate": gate})
+        gate = variables.params["gate"]
+        gate = {**gate, "bias": jnp.full_like(gate["bias"], bias)}
+        weighed = variables.replace(params={**variables.params, "gate": gate})
         module = attention_fusion.GatedHeads(info.config, len(info.classes))
         out = module.apply({"params": {g: weighed.params[g] for g in attention_fusion.GROUPS},
-                            "stats": {"proj": vars.stats["proj"]}}, x, False)
+                            "stats": {"proj": variables.stats["proj"]}}, x, False)
         return out, method.scores(info, weighed, x)
 
     for bias, name in ((1e3, "audio"), (-1e3, "video")):
@@ -206,8 +209,8 @@ def test_attention_fusion_gate_weighs_the_outputs():
 def test_perceiver_takes_one_modality():
     info = toy.info("perceiver", model__modality="audio")
     method, batch = perceiver.METHOD, toy.draw(toy.key(0), clips=4)
-    vars = toy.jit(lambda key: method.init(key, info, batch))(toy.key(1))
-    read = toy.jit(lambda batch: method.features(info, vars, batch, toy.key(2), False)[0])
+    variables = toy.jit(partial(method.init, info, batch))(toy.key(1))
+    read = toy.jit(lambda batch: method.features(info, variables, batch, toy.key(2), False)[0])
     a, b = read(batch), read(batch.replace(video=batch.video + 1))
     np.testing.assert_array_equal(a, b)
 

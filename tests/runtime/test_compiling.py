@@ -112,8 +112,8 @@ def test_controls(programs, other_default):
         with tiny.quick_compilation():
             vars = initialise_variables(b)
             b.method.refresh(b.info, vars, iterate_training_clips(b, (b.stage.base,)))
-    assert {"pooled", "fit"} <= set(programs)
-    assert all(only(programs[name]) for name in ("pooled", "fit")), programs
+    assert {"pool_segments", "fit"} <= set(programs)
+    assert all(only(programs[name]) for name in ("pool_segments", "fit")), programs
 
 
 def test_export(other_default):

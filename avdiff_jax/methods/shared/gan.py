@@ -7,13 +7,13 @@ condition of class c is row c of the buffer `condition`.
 
 from collections.abc import Callable
 from typing import NamedTuple
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from avdiff_jax.methods.method import Info, Player, Vars
-import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
-
+from avdiff_jax.methods.method import Features, Info, Labelled, Player, Vars
 
 PENALTY = 10.0  # weight of the gradient penalty, as published
 
@@ -33,7 +33,7 @@ class MLP(nn.Module):
     slopes: tuple[float, ...]
 
     @nn.compact
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Arrays [n, i], [n, j] ... -> [n, widths[-1]]."""
         x = jnp.concatenate(inputs, axis=-1)
         for i, (width, slope) in enumerate(zip(self.widths, self.slopes, strict=True)):
@@ -90,8 +90,8 @@ class Gan(NamedTuple):
     noise: int
 
 
-def init(key: jax.Array, gan: Gan, condition) -> dict:
-    """Fresh parameters of the groups `gen` and `critic` for conditions like [C, dc]."""
+def init(gan: Gan, condition: Float[Array, "c dc"], key: jax.Array) -> dict:
+    """Draws fresh parameters of the groups `gen` and `critic` for conditions like [C, dc]."""
     k_generator, k_critic = jax.random.split(key)
     z = jnp.zeros((1, gan.noise))
     x, gen = gan.generator.init_with_output(k_generator, z, condition[:1])
@@ -99,19 +99,21 @@ def init(key: jax.Array, gan: Gan, condition) -> dict:
     return {"gen": gen["params"], "critic": critic["params"]}
 
 
-def synthetic(gan: Gan, vars: Vars, key: jax.Array, labels):
-    """Generated features [n, d] of the classes `labels` [n]."""
+def synthesize(gan: Gan, variables: Vars, labels: jax.Array, key: jax.Array) -> jax.Array:
+    """Generates features [n, d] of the classes `labels` [n]."""
     z = jax.random.normal(key, (len(labels), gan.noise))
-    return gan.generator.apply({"params": vars.params["gen"]}, z, vars.buffers["condition"][labels])
+    condition = variables.buffers["condition"][labels]
+    return gan.generator.apply({"params": variables.params["gen"]}, z, condition)
 
 
-def critic_of(gan: Gan, vars: Vars, labels) -> Callable:
+def bind_critic(gan: Gan, variables: Vars, labels: jax.Array) -> Callable:
     """The critic's function of features [n, d] -> [n], given their classes."""
-    condition = vars.buffers["condition"][labels]
-    return lambda x: gan.critic.apply({"params": vars.params["critic"]}, x, condition)[:, 0]
+    condition = variables.buffers["condition"][labels]
+    params = {"params": variables.params["critic"]}
+    return lambda x: gan.critic.apply(params, x, condition)[:, 0]
 
 
-def player(
+def make_player(
     info: Info, name: str, groups: tuple[str, ...], loss: Callable, repeats: int = 1
 ) -> Player:
     """A player beside the main one: a GAN's Adam, no L2. Off the benchmark, where schedules are
@@ -121,20 +123,28 @@ def player(
     return Player(name, groups, loss, repeats, rate, BETAS, 0.0)
 
 
-def critic_player(info: Info, gan: Gan, real: Callable) -> Player:
-    """The critic tells real features from generated ones, five times per update.
+def make_critic_player(info: Info, gan: Gan, real: Callable) -> Player:
+    """The player of the critic: it tells real features from generated ones, five times per update.
 
     Args:
-      real: (vars, shared features, batch, key) -> real features [n, d] and labels [n].
+      info: of the stage.
+      gan: generator and critic.
+      real: (info, variables, shared features, batch, key) -> real features [n, d] and labels [n].
     """
 
-    def loss(moving, vars: Vars, features, batch, key: jax.Array, role: str):
-        vars = vars.replace(params={**vars.params, **moving})
+    def loss(
+        info: Info,
+        variables: Vars,
+        features: Features,
+        batch: Labelled,
+        key: jax.Array,
+        role: str,
+    ):
         k_real, k_noise, k_mix = jax.random.split(key, 3)
-        x, labels = real(vars, features, batch, k_real)
-        fake = synthetic(gan, vars, k_noise, labels)
+        x, labels = real(info, variables, features, batch, k_real)
+        fake = synthesize(gan, variables, labels, k_noise)
         mix = jax.random.uniform(k_mix, labels.shape)
-        total = critic_loss(critic_of(gan, vars, labels), x, fake, mix).mean()
-        return total, (vars.stats, {"loss": total})
+        total = critic_loss(bind_critic(gan, variables, labels), x, fake, mix).mean()
+        return total, (variables.stats, {"loss": total})
 
-    return player(info, "critic", ("critic",), loss, CRITIC_STEPS)
+    return make_player(info, "critic", ("critic",), loss, CRITIC_STEPS)

@@ -3,9 +3,11 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 from avdiff_jax.losses import cross_entropy
-from avdiff_jax.methods.method import Info, Vars
+from avdiff_jax.methods.method import Info, Labelled, Vars
 from avdiff_jax.nn.layers import Head, Linear
 from avdiff_jax.nn.trunk import Encoders, modalities
 
@@ -13,45 +15,61 @@ HEAD = ("proj", "cls")
 
 
 def apply_groups(
-    module: nn.Module, groups, params, stats, *args, train: bool, key=None, method="__call__"
+    module: nn.Module,
+    groups: tuple[str, ...],
+    variables: Vars,
+    *args,
+    train: bool,
+    key: jax.Array | None = None,
+    method: str = "__call__",
 ):
-    """`module`, whose submodules are the parameter groups `groups`, on `args` and `train`.
+    """Applies `module`, whose submodules are the parameter groups `groups`, to `args` and `train`.
 
     Args:
-      params, stats: of all groups; a group without BatchNorm has no statistics.
+      module: a linen module.
+      groups: names of its submodules.
+      variables: of all groups; a group without BatchNorm has no statistics.
+      *args: of the module's method.
+      train: whether dropout and statistics run.
       key: of the dropout, where `train`.
+      method: which of the module's.
 
     Returns:
       output, all statistics with those of `groups` brought up to date where `train`.
     """
-    variables = {
+    params, stats = variables.params, variables.stats
+    collections = {
         "params": {g: params[g] for g in groups},
         "stats": {g: stats[g] for g in groups if g in stats},
     }
     out, updated = module.apply(
-        variables, *args, train, method=method,
+        collections, *args, train, method=method,
         rngs={"dropout": key} if train else {}, mutable=["stats"] if train else [],
     )
     return out, {**stats, **updated.get("stats", {})}
 
 
-def head(info: Info) -> Head:
-    """Projnet and CLnet as the configuration sizes them; its groups are `HEAD`."""
+def build_head(info: Info) -> Head:
+    """Projnet and CLnet as the configuration sizes them; their groups are `HEAD`."""
     model = info.config.model
     return Head(model.proj_hidden, model.width, len(info.classes), model.dropout_proj)
 
 
-def real_features(info: Info, params, stats, token, key: jax.Array | None):
-    """Fused token [..., dim] -> (c_o [..., width], logits [..., C]) and the statistics;
-    evaluation mode without a key."""
+def apply_head(info: Info, variables: Vars, token: jax.Array, key: jax.Array | None):
+    """Applies Projnet and CLnet to fused tokens [..., dim], in evaluation mode without a key.
+
+    Returns:
+      (c_o [..., width], logits [..., C]), statistics.
+    """
     return apply_groups(
-        head(info), HEAD, params, stats, token, train=key is not None, key=key
+        build_head(info), HEAD, variables, token, train=key is not None, key=key
     )
 
 
-def logits_of(info: Info, params, c_o):
-    """CLnet on c_o [..., width]."""
-    return head(info).apply({"params": {"cls": params["cls"]}}, c_o, method="classify")
+def classify(info: Info, variables: Vars, c_o: jax.Array) -> jax.Array:
+    """Applies CLnet to c_o [..., width]; returns logits [..., C]."""
+    params = {"cls": variables.params["cls"]}
+    return build_head(info).apply({"params": params}, c_o, method="classify")
 
 
 class Classifiers(nn.Module):
@@ -60,7 +78,7 @@ class Classifiers(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, c):
+    def __call__(self, c: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Dict by modality of [b, width] -> logits [b, C]."""
         return {name: Linear(self.classes, name=name)(x) for name, x in c.items()}
 
@@ -68,7 +86,7 @@ class Classifiers(nn.Module):
 class UnimodalHeads(nn.Module):
     """A Projnet (`proj`) and a CLnet (`cls`) for each modality."""
 
-    config: object
+    config: ConfigDict
     classes: int
 
     def setup(self):
@@ -78,44 +96,46 @@ class UnimodalHeads(nn.Module):
         self.proj = Encoders(widths, model.dropout_proj, modalities(self.config))
         self.cls = Classifiers(self.classes)
 
-    def __call__(self, x, train: bool):
+    def __call__(self, x: dict[str, jax.Array], train: bool) -> dict[str, jax.Array]:
         """Dict by modality of [b, d] -> logits [b, C]."""
         every = {name: jnp.ones(len(rows), bool) for name, rows in x.items()}
         return self.cls(self.proj(x, every, train))
 
 
-def accuracy(logits, label):
-    """Percentage of rows of logits [b, C] whose largest entry is at the label."""
+def compute_accuracy(logits: Float[Array, "b c"], label: Int[Array, " b"]) -> jax.Array:
+    """The percentage of rows whose largest logit is at the label."""
     return 100 * (logits.argmax(-1) == label).mean()
 
 
-def classified(logits, label):
-    """Mean cross-entropy of logits [b, C], and the metrics `ce_real` and `accuracy`."""
+def judge_real(logits: Float[Array, "b c"], label: Int[Array, " b"]) -> tuple[jax.Array, dict]:
+    """Compares the logits of real clips with their labels.
+
+    Returns:
+      mean cross-entropy, the metrics `ce_real` (the same) and `accuracy` (percent).
+    """
     ce = cross_entropy(logits, label).mean()
-    return ce, {"ce_real": ce, "accuracy": accuracy(logits, label)}
+    return ce, {"ce_real": ce, "accuracy": compute_accuracy(logits, label)}
 
 
-def classification(info: Info, moving, vars: Vars, token, batch, key: jax.Array, role: str):
-    """The loss of a method that only classifies its fused token [b, dim]: CE(real).
-
-    Args:
-      moving: parameters of the groups that this player moves.
+def classification_loss(
+    info: Info, variables: Vars, token: jax.Array, batch: Labelled, key: jax.Array, role: str
+):
+    """CE(real): the loss of a method that only classifies its fused token [b, dim].
 
     Returns:
       mean loss, (statistics, metrics).
     """
-    params = {**vars.params, **moving}
-    (_, logits), stats = real_features(info, params, vars.stats, token, key)
-    total, metrics = classified(logits, batch.label)
+    (_, logits), stats = apply_head(info, variables, token, key)
+    total, metrics = judge_real(logits, batch.label)
     return total, (stats, {"loss": total, **metrics})
 
 
-def scores(info: Info, vars: Vars, token):
+def scores(info: Info, variables: Vars, token: jax.Array) -> jax.Array:
     """softmax over the classes of the stage, [b, C]."""
-    (_, logits), _ = real_features(info, vars.params, vars.stats, token, None)
+    (_, logits), _ = apply_head(info, variables, token, None)
     return nn.softmax(logits)
 
 
-def embed(info: Info, vars: Vars, token):
+def embed(info: Info, variables: Vars, token: jax.Array) -> jax.Array:
     """c_o [b, width] in evaluation mode."""
-    return real_features(info, vars.params, vars.stats, token, None)[0][0]
+    return apply_head(info, variables, token, None)[0][0]

@@ -10,44 +10,66 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from avdiff_jax.data.feed import Batch
+from avdiff_jax.methods.method import (
+    Clips,
+    Frozen,
+    Info,
+    Method,
+    Player,
+    Vars,
+    main_player,
+    scaling_buffers,
+)
 from avdiff_jax.methods.shared import heads
-from avdiff_jax.methods.method import Frozen, Info, Method, Vars, main_player, scaling_buffers
 from avdiff_jax.nn.trunk import Fusion, Trunk
 
 TRUNK = ("enc", "pos", "fusion")
 
 
-def init(key: jax.Array, info: Info, batch, fusion: Callable = Fusion) -> Vars:
-    """Fresh trunk and head for batches like `batch`."""
+def init(info: Info, batch: Batch, key: jax.Array, fusion: Callable = Fusion) -> Vars:
+    """Draws a fresh trunk and head for batches like `batch`."""
     k_time, k_trunk, k_head = jax.random.split(key, 3)
     model = info.config.model
     buffers = scaling_buffers(info)
     buffers["fourier"] = model.fourier_scale * jax.random.normal(k_time, (2, model.code // 2))
     trunk = Trunk(info.config, fusion).init(k_trunk, batch, buffers, False)
-    head = heads.head(info).init(k_head, jnp.zeros((1, model.dim)), False)
+    head = heads.build_head(info).init(k_head, jnp.zeros((1, model.dim)), False)
     params = {**trunk["params"], **head["params"]}
     return Vars(params, {**trunk["stats"], **head["stats"]}, buffers)
 
 
 def features(
-    info: Info, vars: Vars, batch, key: jax.Array, train: bool, fusion: Callable = Fusion
+    info: Info,
+    variables: Vars,
+    batch: Batch,
+    key: jax.Array,
+    train: bool,
+    fusion: Callable = Fusion,
 ):
     """The fused token [b, dim] and the statistics of the embedding nets."""
     return heads.apply_groups(
-        Trunk(info.config, fusion), TRUNK, vars.params, vars.stats, batch, vars.buffers,
+        Trunk(info.config, fusion), TRUNK, variables, batch, variables.buffers,
         train=train, key=key,
     )
 
 
-def players(info: Info, substage: int, loss: Callable = heads.classification, added=()):
-    """One player: everything in substage 1, all but the trunk in substage 2.
+def players(
+    info: Info,
+    substage: int,
+    loss: Callable = heads.classification_loss,
+    added: tuple[str, ...] = (),
+) -> tuple[Player, ...]:
+    """One player: it moves everything in substage 1, all but the trunk in substage 2.
 
     Args:
-      loss: takes `info` before the arguments of a Player's loss.
+      info: of the stage.
+      substage: 1 or 2.
+      loss: that of the player.
       added: groups besides the trunk's and the head's.
     """
-    groups = (TRUNK if substage == 1 else ()) + heads.HEAD + tuple(added)
-    return (main_player(info, groups, partial(loss, info)),)
+    groups = (TRUNK if substage == 1 else ()) + heads.HEAD + added
+    return (main_player(info, groups, loss),)
 
 
 def frozen(info: Info, substage: int) -> Frozen:
@@ -55,16 +77,17 @@ def frozen(info: Info, substage: int) -> Frozen:
     return Frozen(TRUNK, info.config.train.frozen_mode) if substage == 2 else Frozen()
 
 
-def grow(key: jax.Array, info: Info, vars: Vars, clips) -> Vars:
-    """CLnet with untrained outputs for the classes beyond those that it has."""
-    model, old = info.config.model, vars.params["cls"]
-    fresh = heads.head(info).init(key, jnp.zeros((1, model.dim)), False)["params"]["cls"]
+def grow(info: Info, variables: Vars, clips: Clips, key: jax.Array) -> Vars:
+    """Gives CLnet untrained outputs for the classes beyond those that it has."""
+    old = variables.params["cls"]
+    token = jnp.zeros((1, info.config.model.dim))
+    fresh = heads.build_head(info).init(key, token, False)["params"]["cls"]
     known = len(old["bias"])
     cls = jax.tree.map(lambda a, b: jnp.concatenate([a, b[..., known:]], axis=-1), old, fresh)
-    return vars.replace(params={**vars.params, "cls": cls})
+    return variables.replace(params={**variables.params, "cls": cls})
 
 
-def classifier(fusion: Callable) -> Method:
+def make_classifier(fusion: Callable) -> Method:
     """The method that classifies what `fusion` makes of the tokens, by cross-entropy."""
     return Method(
         init=partial(init, fusion=fusion), features=partial(features, fusion=fusion),
