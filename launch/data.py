@@ -14,24 +14,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import argparse
 import os
 import re
 import signal
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Sequence
 
 from avdiff_jax.cli.flags import Parser, check_outputs
 from avdiff_jax.data import class_text, synthetic
 from avdiff_jax.data import store as stores
 from avdiff_jax.data import store_report as reports
 from avdiff_jax.data.importers import layouts, text_vectors, word_vectors
-from avdiff_jax.data.inspect import class_names, inspected
+from avdiff_jax.data.inspect import class_names, inspect_path
 from avdiff_jax.data.splits import from_lists, from_store, split_file
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.io import text_files
 from avdiff_jax.runtime.progress import Progress
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs one subcommand; `argv` defaults to the command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     with one_sentence():
@@ -39,14 +40,14 @@ def main(argv=None):
         args.run(args, arguments)
 
 
-def import_features(args, arguments):
+def import_features(args: Namespace, arguments: Sequence[str]) -> None:
     """`import`: a store from the published layout, from .npz arrays or from a manifest."""
     settings = {key: value for key in layouts.SETTINGS
                 if (value := getattr(args, key)) is not None}
     split_path = args.split or f"{os.path.splitext(args.out)[0]}-{args.shots}shot.json"
-    makes = [args.out, *([split_path] if args.layout == "official" else [])]
-    check_outputs(args, *makes)
-    report, split = layouts.imported(
+    if args.layout == "official":
+        check_outputs(args, split_path)
+    report, split = layouts.import_features(
         args.layout, settings, args.out, name=args.name or Path(args.out).stem,
         pool=_pooling(args.pool), command=_portable(arguments),
         may_lack_modality=args.may_lack_modality, video_dtype=args.video_dtype)
@@ -56,7 +57,7 @@ def import_features(args, arguments):
         print(f"split      {split_path}, the archive's own sets\n\n{split_file.report(split)}")
 
 
-def _pooling(words):
+def _pooling(words: Sequence[str]) -> dict[str, int]:
     """["audio=4"] -> {"audio": 4, "video": 1}."""
     pool = {"audio": 1, "video": 1}
     for word in words:
@@ -68,7 +69,7 @@ def _pooling(words):
     return pool
 
 
-def _portable(arguments):
+def _portable(arguments: Sequence[str]) -> str:
     """The command line without machine paths: a path keeps its last part only."""
     words = ["data.py"]
     for word in arguments:
@@ -77,7 +78,7 @@ def _portable(arguments):
     return " ".join(words)
 
 
-def make_split(args, _):
+def make_split(args: Namespace, _: Sequence[str]) -> None:
     """`split`: which clip is in which set, from the public lists or from a store."""
     if args.lists is not None:
         for flag in ("base", "novel1", "novel2", "by", "val", "test"):
@@ -98,7 +99,7 @@ def make_split(args, _):
     print(split_file.report(split))
 
 
-def _wish(text, flag):
+def _wish(text: str, flag: str) -> int | float | list[str]:
     """"14" -> 14, "0.5" -> 0.5, a file -> its lines."""
     if re.fullmatch(r"\d+", text):
         return int(text)
@@ -111,34 +112,31 @@ def _wish(text, flag):
                         f"class names: change it") from None
 
 
-def inspect(args, _):
+def inspect(args: Namespace, _: Sequence[str]) -> None:
     """`inspect`: what a store, a split or a published archive holds."""
     path = Path(args.path)
-    found = inspected(path, args.shots)
-    print(found.text)
+    inspection = inspect_path(path, args.shots)
+    print(inspection.text)
     if args.plot:
-        reports.draw(args.plot, path.name, found.lengths, found.counts)
+        reports.draw(args.plot, path.name, inspection.lengths, inspection.counts)
         print(f"plot       {args.plot}")
 
 
-def make_text(args, _):
+def make_text(args: Namespace, _: Sequence[str]) -> None:
     """`text`: class text vectors from class names, by word vectors or from given vectors."""
     if not args.out.endswith(".npz"):
         raise UserError(f"--out {args.out} does not end in .npz: change it")
     if args.words and (args.text_key or args.text_names):
         raise UserError("--text-key and --text-names mean nothing with --words: leave them out")
     names = class_names(args.classes)
+    manual = text_vectors.read_manual_names(args.text_map) if args.text_map else None
     if args.words:
-        manual = text_vectors.read_manual_names(args.text_map) if args.text_map else None
         with Progress(None, "words") as progress:
             vectors, notes = word_vectors.name_vectors(names, args.words, manual, progress)
     else:
-        given = text_vectors.read_text(args.vectors, args.text_key, args.text_names)
-        manual = text_vectors.read_manual_names(args.text_map) if args.text_map else None
-        vectors, notes = class_text.match_text(names, given, args.vectors, manual), []
-        if len(given) > len(names):
-            notes.append(f"{len(given) - len(names)} vectors of {args.vectors} are of no class of "
-                         f"{args.classes} and were left out")
+        vectors, notes = text_vectors.match_file(
+            names, args.vectors, args.text_key, args.text_names, manual
+        )
     source = args.words or args.vectors
     class_text.check_text(source, names, vectors)
     if args.unit:
@@ -150,7 +148,7 @@ def make_text(args, _):
         print(f"note: {note}")
 
 
-def synthesize(args, _):
+def synthesize(args: Namespace, _: Sequence[str]) -> None:
     """`synthesize`: a made-up store."""
     with Progress(args.classes * args.clips_per_class, "synthesize") as progress:
         print(synthetic.synthesize(
@@ -163,22 +161,28 @@ def parser() -> Parser:
     """The flags of all commands."""
     p = Parser(__doc__)
     commands = p.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name, run):
+    for name, run, add_flags in (
+        ("import", import_features, add_import_flags), ("split", make_split, add_split_flags),
+        ("text", make_text, add_text_flags), ("inspect", inspect, add_inspect_flags),
+        ("synthesize", synthesize, add_synthesize_flags),
+    ):
         says = run.__doc__.partition(": ")[2]
-        made = commands.add_parser(name, help=says, description=says)
-        made.set_defaults(run=run)
-        return made
+        command = commands.add_parser(name, help=says, description=says)
+        command.set_defaults(run=run)
+        add_flags(command)
+    return p
 
-    made = command("import", import_features)
-    made.add_output("FILE.h5", "store to make")
-    made.add_output("FILE.json", "official: where its own sets go; default: OUT-Kshot.json",
-                    flag="--split", required=False)
-    add = made.add_argument
+
+def add_import_flags(p: Parser) -> None:
+    """Those of `import`: what a layout may be given, `layouts.SETTINGS`, and the store."""
+    add = p.add_argument
     add("--layout", required=True, choices=layouts.LAYOUTS, help="how the features lie on disk")
+    p.add_output("FILE.h5", "store to make")
     add("--name", help="of the data set; default: that of the file")
     add("--root", help="official: folder that holds features/ and class-split/")
     add("--shots", type=int, help="official: which features/K-shot")
+    p.add_output("FILE.json", "official: where its own sets go; default: OUT-Kshot.json",
+                 flag="--split", required=False)
     add("--npz", action="append", metavar="FILE", help="npz: file with arrays; may repeat")
     add("--manifest", metavar="FILE.csv", help="manifest: clip_id,class,group,audio,video")
     for modality in ("audio", "video"):
@@ -201,50 +205,57 @@ def parser() -> Parser:
         help="how video values are kept")
     add("--may-lack-modality", action="store_true", help="clips may have no audio or no video")
 
-    made = command("split", make_split)
-    source = made.add_mutually_exclusive_group(required=True)
+
+def add_split_flags(p: Parser) -> None:
+    """Those of `split`."""
+    source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--lists", metavar="DIR", help="public class-split lists")
     source.add_argument("--store", metavar="FILE.h5", help="own data")
-    add = made.add_argument
+    add = p.add_argument
     add("--shots", type=int, required=True, help="clips of each novel class to learn from")
     add("--seed", type=int, default=0, help="of the choice of classes, clips and shots")
-    made.add_output("FILE.json", "split to make")
+    p.add_output("FILE.json", "split to make")
     for kind in ("base", "novel1", "novel2"):
         add(f"--{kind}", metavar="N|0.N|FILE",
             help=f"{kind} classes of a store: count, fraction or text file of names")
     add("--by", choices=("group", "clip"), help="hold out groups or clips; default: groups if any")
-    for at, share in enumerate(("val", "test")):
-        usual = ", ".join(f"{shares[at]} by {by}" for by, shares in from_store.SHARES.items())
+    for place, share in enumerate(("val", "test")):
+        usual = ", ".join(f"{shares[place]} by {by}" for by, shares in from_store.SHARES.items())
         add(f"--{share}", type=float, metavar="0.N", help=f"share held out; default: {usual}")
 
-    made = command("text", make_text)
-    source = made.add_mutually_exclusive_group(required=True)
+
+def add_text_flags(p: Parser) -> None:
+    """Those of `text`."""
+    source = p.add_mutually_exclusive_group(required=True)
     source.add_argument("--words", metavar="FILE",
         help="word vectors as text, one word a line (word2vec, GloVe, fastText .vec); a class gets "
              "the mean over the words of its name, which spaces, underscores, hyphens and "
              "CamelCase part; lower case is tried first")
     source.add_argument("--vectors", metavar="FILE",
         help="class text vectors to take by name: .npy dict, .npz or .csv")
-    add = made.add_argument
+    add = p.add_argument
     add("--classes", required=True, metavar="FILE",
         help="class names: text file of one a line, store (.h5) or split (.json)")
-    made.add_output("FILE.npz", "names and emb, for import --text")
-    add("--unit", action=argparse.BooleanOptionalAction, default=True,
+    p.add_output("FILE.npz", "names and emb, for import --text")
+    add("--unit", action=BooleanOptionalAction, default=True,
         help="scale each vector to length 1, as the benchmark's are")
     add("--text-key", metavar="KEY", help="matrix in an .npz of --vectors; default: emb")
     add("--text-names", metavar="KEY", help="names of its rows; default: names")
     add("--text-map", metavar="FILE.csv",
         help="original,manual: class name, words or name to look it up by")
 
-    made = command("inspect", inspect)
-    made.add_output("FILE.png", "draw lengths and class counts", flag="--plot", required=False)
-    add = made.add_argument
-    add("path", help="store, split or archive folder")
-    add("--shots", type=int, help="archive: only this K")
 
-    made = command("synthesize", synthesize)
-    made.add_output("FILE.h5", "store to make")
-    add = made.add_argument
+def add_inspect_flags(p: Parser) -> None:
+    """Those of `inspect`."""
+    p.add_argument("path", help="store, split or archive folder")
+    p.add_argument("--shots", type=int, help="archive: only this K")
+    p.add_output("FILE.png", "draw lengths and class counts", flag="--plot", required=False)
+
+
+def add_synthesize_flags(p: Parser) -> None:
+    """Those of `synthesize`."""
+    add = p.add_argument
+    p.add_output("FILE.h5", "store to make")
     add("--seed", type=int, default=0, help="of all that is drawn")
     add("--name", help="of the data set; default: that of the file")
     add("--classes", type=int, default=32, help="how many")
@@ -253,7 +264,6 @@ def parser() -> Parser:
         add(f"--{what}-dim", type=int, default=size, help=f"features of a {what} vector")
     add("--seconds", type=float, nargs=2, default=(4.0, 10.0), metavar=("MIN", "MAX"),
         help="duration of a clip")
-    return p
 
 
 if __name__ == "__main__":

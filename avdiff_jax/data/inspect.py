@@ -27,8 +27,9 @@ class Inspection(NamedTuple):
     counts: Mapping[str, int]
 
 
-def inspected(path: Path, shots: int | None = None) -> Inspection:
-    """Of a store, a split (.json) or a folder of the published layout (`shots`: only these).
+def inspect_path(path: Path, shots: int | None = None) -> Inspection:
+    """What a store, a split (.json) or a folder of the published layout (of `shots` only)
+    holds.
 
     Raises:
       UserError: it is none of these, or damaged.
@@ -44,7 +45,7 @@ def inspected(path: Path, shots: int | None = None) -> Inspection:
     return _split(path) if path.suffix == ".json" else _store(path)
 
 
-def _store(path):
+def _store(path: Path) -> Inspection:
     store = stores.open_store(path)
     tokens = len(store.audio.values) + len(store.video.values)
     with Progress(tokens, "looking for NaN") as progress:
@@ -56,13 +57,13 @@ def _store(path):
     return Inspection("\n".join([str(found), *made]), lengths, found.clips_per_class)
 
 
-def _words(value) -> str:
+def _words(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {content}" for name, content in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _split(path):
+def _split(path: Path) -> Inspection:
     split = split_file.load(path)
     seed = "" if split["seed"] is None else f", seed {split['seed']}"
     title = f"split      {path} of {split['name']}: {split['shots']} shots, by {split['by']}{seed}"
@@ -75,7 +76,7 @@ def _split(path):
     return Inspection(f"{title}\n{split_file.report(split)}", {}, dict(counts))
 
 
-def _archive(path, shots):
+def _archive(path: Path, shots: int | None) -> Inspection:
     found = official.published_shots(path)
     lines = [f"archive    {path} with features for {', '.join(map(str, found)) or 'no'} shots"]
     lengths, counts = {"audio": [], "video": []}, Counter()
@@ -94,7 +95,6 @@ def _archive(path, shots):
         lines += [f"note       {note}" for note in source.notes]
         lines.append(split_file.report(made[0]))
     return Inspection("\n".join(lines), lengths, dict(counts))
-
 
 
 def class_names(path: str) -> list[str]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.files import write_text
+from avdiff_jax.io.files import FilePath, write_text
 from avdiff_jax.io.text_files import text_of
 
 LARGEST = 1e300  # a number beyond is a mistake, and Python's integers have no end
@@ -39,7 +39,7 @@ class Document:
     schema: str | None = None
     version: int | None = None
 
-    def read(self, path: str | os.PathLike, missing: str = "") -> Any:
+    def read(self, path: FilePath, missing: str = "") -> Any:
         """The content of a file.
 
         Args:
@@ -52,7 +52,7 @@ class Document:
             raise UserError(f"{self.what} {os.fspath(path)} does not exist: {missing or self.mend}")
         return self.parse(text_of(path, self.what), path)
 
-    def parse(self, text: str | bytes, path: str | os.PathLike) -> Any:
+    def parse(self, text: str | bytes, path: FilePath) -> Any:
         """The content of a text that stands in `path`. Raises UserError as `read` does."""
         path = os.fspath(path)
         try:
@@ -80,7 +80,7 @@ class Document:
 
 
 def write(
-    path: str | os.PathLike, content: Mapping, indent: int = 2, sort_keys: bool = True
+    path: FilePath, content: Mapping, indent: int = 2, sort_keys: bool = True
 ) -> None:
     """Writes a document, whole or not at all.
 

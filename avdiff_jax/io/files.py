@@ -16,12 +16,14 @@ import numpy as np
 
 from avdiff_jax.errors import UserError
 
+FilePath = str | os.PathLike[str]
+
 STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")  # written to, wherever they lead
 RUN_FILES = ("config.json", "results.json")  # a folder that holds both is a finished run
 
 
 @contextlib.contextmanager
-def draft(path: str | os.PathLike) -> Iterator[str]:
+def draft(path: FilePath) -> Iterator[str]:
     """Yields the name of a file to write; when all went well it takes the place of `path`.
 
     The draft lies in a scratch folder beside `path`, which has room for other scratch files and is
@@ -54,13 +56,13 @@ def draft(path: str | os.PathLike) -> Iterator[str]:
             _sync(parent)
 
 
-def write_text(path: str | os.PathLike, content: str) -> None:
+def write_text(path: FilePath, content: str) -> None:
     """Writes a text file, whole or not at all. Raises UserError as `draft` does."""
     with draft(path) as scratch, Path(scratch).open("w", encoding="utf-8") as file:
         file.write(content)
 
 
-def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+def write_csv(path: FilePath, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     """Writes a table; floats get six significant digits and NaN becomes an empty cell."""
 
     def cell(value):
@@ -76,7 +78,7 @@ def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Iterable[Seq
 
 
 def check_output(
-    path: str | os.PathLike, *, overwrite: bool, inputs: Iterable[str | os.PathLike] = ()
+    path: FilePath, *, overwrite: bool, inputs: Iterable[FilePath] = ()
 ) -> None:
     """Refuses an output that would destroy what nobody asked to destroy.
 
@@ -100,7 +102,7 @@ def check_output(
         raise UserError(f"{path} exists already: name another place or add --overwrite")
 
 
-def _is_same(path: str, source: str | os.PathLike) -> bool:
+def _is_same(path: str, source: FilePath) -> bool:
     try:
         return os.path.samefile(path, source)
     except (OSError, ValueError):  # one of them does not exist

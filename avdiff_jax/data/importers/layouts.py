@@ -4,7 +4,7 @@ A setting has the name of its flag of `launch/data.py import`.
 """
 
 import datetime
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from avdiff_jax.data.importers import npz_manifest, official
@@ -61,11 +61,11 @@ def check(name: str, given: Collection[str]) -> None:
         raise UserError(f"--layout {name} needs {_flags(missing)}: add what is missing")
 
 
-def _flags(settings) -> str:
+def _flags(settings: Iterable[str]) -> str:
     return ", ".join("--" + setting.replace("_", "-") for setting in settings)
 
 
-def imported(
+def import_features(
     layout: str, settings: Mapping, path, *, name: str, pool: Mapping[str, int], command: str,
     may_lack_modality: bool = False, video_dtype: str = "float32",
 ) -> tuple[Report, split_file.Split | None]:

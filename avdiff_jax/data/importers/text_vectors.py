@@ -1,14 +1,14 @@
 """Files of class text vectors: dicts in .npy, matrices in .npz, lines in .csv."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from avdiff_jax.data.class_text import match_text
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
-from avdiff_jax.io.files import draft
+from avdiff_jax.io.files import FilePath, draft
 from avdiff_jax.io.npy_npz import NpzFiles, npy_header
 from avdiff_jax.io.safe_pickle import read_pickle
 
@@ -17,7 +17,9 @@ READ = ("read are an .npz with one vector a class name, or with emb [classes, fe
         "[classes] (other names: --text-key and --text-names)")
 
 
-def read_text(path, key=None, names_key=None) -> dict[str, np.ndarray]:
+def read_text(
+    path: FilePath, key: str | None = None, names_key: str | None = None
+) -> dict[str, np.ndarray]:
     """Class text vectors by name.
 
     .npy: a saved dict {name: vector} (read without trusting its pickle).
@@ -60,7 +62,7 @@ def read_text(path, key=None, names_key=None) -> dict[str, np.ndarray]:
     return vectors
 
 
-def _text_of_npy(path):
+def _text_of_npy(path: str) -> Iterable[tuple]:
     with text_files.opened(path, "text file") as file:
         shape, _, dtype = npy_header(file, path)
         if not dtype.hasobject:
@@ -73,7 +75,7 @@ def _text_of_npy(path):
     return table.items()
 
 
-def _text_of_npz(path, key, names_key):
+def _text_of_npz(path: str, key: str | None, names_key: str | None) -> Iterable[tuple]:
     files = NpzFiles([path])
     if key is None and names_key is None and not ("emb" in files and "names" in files):
         return [(name, files.array(name, "--text-key")) for name in files.keys]
@@ -87,7 +89,7 @@ def _text_of_npz(path, key, names_key):
     return zip(names.tolist(), matrix, strict=True)
 
 
-def _text_of_csv(path):
+def _text_of_csv(path: str) -> Iterable[tuple]:
     pairs = []
     for number, row in enumerate(text_files.rows(path, "text file")):
         try:
@@ -99,7 +101,7 @@ def _text_of_csv(path):
     return pairs
 
 
-def read_manual_names(path) -> dict[str, str]:
+def read_manual_names(path: FilePath) -> dict[str, str]:
     """{class name: key in the text file} from a CSV with the header original,manual."""
     rows = text_files.rows(path, "name list")
     if not rows or rows[0][:2] != ["original", "manual"]:
@@ -109,7 +111,8 @@ def read_manual_names(path) -> dict[str, str]:
 
 
 def class_text(
-    class_names: Sequence[str], path, key=None, names_key=None, text_map=None
+    class_names: Sequence[str], path: FilePath, key: str | None = None,
+    names_key: str | None = None, text_map: FilePath | None = None,
 ) -> np.ndarray:
     """Rows [C, Dt] float32 of a text file for the classes, by name.
 
@@ -121,10 +124,28 @@ def class_text(
       UserError: an unfit file, or classes without a vector.
     """
     manual = read_manual_names(text_map) if text_map else None
-    return match_text(class_names, read_text(path, key, names_key), path, manual)
+    return match_file(class_names, path, key, names_key, manual)[0]
 
 
-def write_text(path, vectors: Mapping[str, np.ndarray]) -> None:
+def match_file(
+    class_names: Sequence[str], path: FilePath, key: str | None = None,
+    names_key: str | None = None, manual: Mapping[str, str] | None = None,
+) -> tuple[np.ndarray, list[str]]:
+    """Rows [C, Dt] float32 of a text file for the classes, and a note on what was left over.
+
+    Args:
+      manual: as `read_manual_names` gives it.
+
+    Raises:
+      UserError: as `class_text`.
+    """
+    vectors = read_text(path, key, names_key)
+    rows, over = match_text(class_names, vectors, path, manual), len(vectors) - len(class_names)
+    notes = [f"{over} vectors of {path} are of no class and were left out"] if over > 0 else []
+    return rows, notes
+
+
+def write_text(path: FilePath, vectors: Mapping[str, np.ndarray]) -> None:
     """Writes an .npz of names and emb, as `read_text` reads it. Raises UserError."""
-    with draft(path) as made, open(made, "wb") as file:
+    with draft(path) as scratch, open(scratch, "wb") as file:
         np.savez(file, names=list(vectors), emb=np.stack(list(vectors.values())))
