@@ -41,15 +41,17 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
       UserError: no such file, an unknown word or field, or a value of the wrong type.
     """
     file, _, words = located(name).partition(":")
-    if str(HOME) not in sys.path:  # a file of ours imports configs.common
-        sys.path.append(str(HOME))
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # `from configs import common` means ours, whatever else of that name is on the path.
+    sys.path.insert(0, str(HOME))
     try:
+        spec.loader.exec_module(module)
         config = module.get_config(words or None)
     except ValueError as error:
         raise UserError(str(error)) from None
+    finally:
+        sys.path.remove(str(HOME))
     for override in overrides:
         field, _, text = override.removeprefix("--config.").partition("=")
         set_field(config, field, text)

@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from avdiff_jax.cli import configuration
-from avdiff_jax.cli.flags import OVERRIDE
 from configs import common
 from tests import ROOT
-
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES}
@@ -60,8 +57,7 @@ def module_of(name: str):
 
 def understand(name: str, words: list[str]) -> None:
     """Parses the flags of a command as it does itself, and resolves the configuration."""
-    overrides = [word for word in words if word.startswith(OVERRIDE)]
-    args, _ = module_of(name).parser().parse_with_overrides(words)
+    args, overrides = module_of(name).parser().parse_with_overrides(words)
     config = getattr(args, "config", None) or []
     for file in [config] if isinstance(config, str) else config:
         configuration.resolve(file, overrides)
@@ -124,7 +120,8 @@ def test_links_lead_somewhere():
 @pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if blocks(text, "python")])
 def test_imports_of_python_blocks(page):
     for code in blocks(TEXTS[page], "python"):
-        imports = [node for node in ast.parse(code).body if isinstance(node, ast.ImportFrom)]
+        kinds = ast.Import, ast.ImportFrom
+        imports = [node for node in ast.parse(code).body if isinstance(node, kinds)]
         assert imports
         exec(compile(ast.Module(imports, []), page, "exec"), {})
 
