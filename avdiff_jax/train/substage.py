@@ -18,6 +18,7 @@ from avdiff_jax.runtime.progress import Progress
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train.optimisers import CUT, TrainState, copy_tree, cut_rate, learning_rate
 from avdiff_jax.train.records import Phase, SubstageRecord
+from avdiff_jax.train.saves import SubstageCheckpoints
 from avdiff_jax.train.setting import Schedule, Select, Setting, place_dropout_key, plan_epoch
 
 THRESHOLD = 1e-4  # relative gain that counts, as in the published scheduler
@@ -77,8 +78,9 @@ def run_substage(
     """
     if not setting.trains:
         schedule = dataclasses.replace(schedule, epochs=1)
-    with services.checkpoints(setting.phase) as last, services.best(setting.phase) as best:
-        run = SubstageRun(setting, schedule, services, last, best, state, run_epochs)
+    last, best = services.checkpoints(setting.phase), services.best(setting.phase)
+    with SubstageCheckpoints(last, best) as checkpoints:
+        run = SubstageRun(setting, schedule, services, checkpoints, state, run_epochs)
         run.train()
     return Outcome(run.state, run.best if schedule.select else run.state.vars, run.record)
 
@@ -100,22 +102,19 @@ class SubstageRun:
         setting: Setting,
         schedule: Schedule,
         services: Services,
-        last: Checkpoints,
-        best: Checkpoints,
+        checkpoints: SubstageCheckpoints,
         state: TrainState,
         run_epochs: int,
     ):
         """Restores the newest checkpoint; arguments as of `run_substage`."""
         self.setting, self.schedule, self.services = setting, schedule, services
-        self.last_checkpoints, self.best_checkpoints = last, best
-        self.config = setting.info.config.train
-        self.state, self.record = state, SubstageRecord(run_epochs)
-        if (number := last.latest()) is not None:
-            self.record = SubstageRecord.from_json(last.metadata(number))
-            self.state = last.restore(number, state)
+        self.checkpoints, self.config = checkpoints, setting.info.config.train
+        self.state, self.record = (
+            checkpoints.restore(state) or (state, SubstageRecord(run_epochs))
+        )
         self.best = self.state.vars
         if schedule.select and self.record.best_epoch:
-            self.best = best.restore(self.record.best_epoch, self.state.vars)
+            self.best = checkpoints.restore_best(self.record, self.state.vars)
         if setting.trains and not self.record.steps:
             self._update(steps=setting.source.steps(
                 setting.lengths, self.config.batch, self.config.steps_per_dispatch,
@@ -140,6 +139,7 @@ class SubstageRun:
                 before, unread = unread, self.send(place, inputs)
                 if before:
                     self.read(before)
+                self.checkpoints.check()
                 due = time.monotonic() - self.saved_at > SAVE_SECONDS
                 stopping = self.services.stop.agreed(due)
                 if stopping or (unread.ended and self.may_cut_after(place.epoch + 1)):
@@ -147,10 +147,10 @@ class SubstageRun:
                     unread = None
                 if stopping:
                     self.save_within_epoch()
-                    self.services.stop.check()
+                    self.check_stop()
             if unread:
                 self.read(unread)
-            self.services.stop.check()
+            self.check_stop()
 
     def prepare_dispatches(self) -> Iterator[tuple[Place, Any]]:
         """Yields place and inputs of each dispatch that is left. A thread prepares the next one,
@@ -164,7 +164,7 @@ class SubstageRun:
             for first in range(record.step if epoch == record.epoch else 0,
                                self.config.batches, steps)
         ]
-        plans = functools.lru_cache(1)(functools.partial(plan_epoch, setting))
+        plans = functools.lru_cache(2)(functools.partial(plan_epoch, setting))
 
         def make_inputs(place):
             return {
@@ -250,7 +250,8 @@ class SubstageRun:
         }
 
     def measure(self, select: Select, variables: Vars, epoch: int) -> dict[str, float]:
-        """Measures on Val, and keeps variables that are better than all before."""
+        """Measures on Val, and keeps variables that are better than all before; `variables` are a
+        copy that stays."""
         phase, best = self.setting.phase, self.record.best
         try:
             measured = select(variables)
@@ -261,20 +262,26 @@ class SubstageRun:
             best = measured
             self._update(best_epoch=epoch, best=best)
             self.best = variables
-            self.best_checkpoints.save(epoch, variables, {"epoch": epoch, "measured": measured})
         self.progress.step(0, f"best Val {best['score']:.2f}")
         return measured
 
     def save_within_epoch(self) -> None:
         """Saves where everything that was sent is read; the end of an epoch is saved already."""
         if self.record.step:
-            self.save(self.state)
+            self.save(copy_tree(self.state))
 
     def save(self, state: TrainState) -> None:
-        """Saves a state, to which the record belongs, by the number of steps so far."""
-        number = self.record.epoch * self.config.batches + self.record.step
-        self.last_checkpoints.save(number, state, self.record.to_json())
+        """Saves a copy of the state, to which the record belongs, by the number of steps so far."""
+        record = self.record
+        number = record.epoch * self.config.batches + record.step
+        best = bool(record.best) and record.best_epoch == record.epoch and not record.step
+        self.checkpoints.save(number, state, record, best)
         self.saved_at = time.monotonic()
+
+    def check_stop(self) -> None:
+        """Ends the run after a stop signal, once everything is on disk. Raises Stopped."""
+        self.checkpoints.wait()
+        self.services.stop.check()
 
     def _update(self, **fields: Any) -> None:
         self.record = dataclasses.replace(self.record, **fields)
