@@ -93,10 +93,14 @@ def base() -> ConfigDict:
     t.patience = 3  # epochs without gain before a cut
     t.reset_optimizer = True  # fresh Adam in substage 2
     # Dropout and statistics of the frozen fusion go on (train, published) or stop (eval): then
-    # each clip is fused once, and the draws of stage 2 are trained side by side.
+    # each clip is fused once.
     t.frozen_mode = "train"
     t.crops = 4  # fused windows of a clip longer than the batches, in frozen_mode=eval
-    t.steps_per_dispatch = 50  # steps of one compiled scan, at most an epoch
+    # The draws of stage 2 are trained side by side ("together") or one after the other ("apart"),
+    # which is the same but for rounding; "auto": together on cached features, and on a GPU.
+    t.draws = "auto"
+    # Steps of one compiled scan, at most an epoch; an epoch on a GPU with cached features.
+    t.steps_per_dispatch = 50
 
     c.eval = e = ConfigDict()
     e.batch = 64

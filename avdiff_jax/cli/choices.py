@@ -19,6 +19,7 @@ VALUES = {
     "diffusion.schedule": diffusion.SCHEDULES,
     "diffusion.condition": ("text", "prototype"),
     "train.frozen_mode": ("train", "eval"),
+    "train.draws": ("auto", "together", "apart"),
     "eval.calibration": ("grid", "exact"),
     "device.precision": tuple(PRECISIONS),
 }

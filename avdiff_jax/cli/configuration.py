@@ -87,7 +87,11 @@ def flat(config: Mapping, prefix: str = "") -> dict[str, object]:
     return out
 
 
+# Fields that files of earlier code lack, with the values that stand for what it did.
+LATER = {"train.draws": "auto"}
+
+
 def differences(ours: Mapping, theirs: Mapping) -> dict[str, tuple]:
     """Field -> its two values, for the fields in which two configurations differ."""
-    a, b = flat(ours), flat(theirs)
+    a, b = LATER | flat(ours), LATER | flat(theirs)
     return {n: (a.get(n), b.get(n)) for n in sorted({*a, *b}) if a.get(n) != b.get(n)}

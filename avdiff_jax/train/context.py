@@ -40,6 +40,12 @@ class StageContext(Scorer):
     generate: Callable | None
     programs: dict[tuple, Callable] = dataclasses.field(default_factory=dict)
 
+    def uses_cache(self, substage: int) -> bool:
+        """Whether a substage trains on features that are computed once: what makes them stands
+        still, dropout and statistics too."""
+        frozen = self.method.frozen(self.info, substage)
+        return bool(frozen.groups) and frozen.mode == "eval"
+
     def training_program(self, substage: int, source: Source, draws: int = 0) -> Callable:
         """Returns what `compile_training` makes, the same for all draws and for all sources whose
         batches are made in the same way."""

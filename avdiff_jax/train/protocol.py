@@ -23,15 +23,10 @@ from avdiff_jax.runtime import devices, hosts
 from avdiff_jax.runtime.lock import held
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train.context import StageContext, initialise_variables, prepare_stage
+from avdiff_jax.train.draws import choose_draw_phases, split_draws
 from avdiff_jax.train.records import SubstageRecord
 from avdiff_jax.train.report import report
-from avdiff_jax.train.stage import (
-    list_draw_phases,
-    prepare_state,
-    run_stage1,
-    run_stage2,
-    split_draws,
-)
+from avdiff_jax.train.stage import prepare_state, run_stage1, run_stage2
 from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.train.workdir import (
     PhaseCheckpoints,
@@ -165,7 +160,7 @@ def restore_draws(
     Raises:
       UserError: the run has not finished.
     """
-    for phase in list_draw_phases(context):
+    for phase in choose_draw_phases(context, variables, last):
         like = prepare_state(context, phase, variables, None)
         with last(phase) as manager:
             number = manager.latest()

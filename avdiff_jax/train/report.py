@@ -71,7 +71,8 @@ def report(
     write_confusion(confusion, context.info.classes, folder)
     writer.image(line, "confusion", folder / "plots" / "confusion.png")
     timing = {"wall_seconds": time.monotonic() - started, **seconds}
-    results = collect_results(context, record, measurements, generators, timing)
+    together = all(outcome.together for _, outcome in outcomes)
+    results = collect_results(context, record, measurements, generators, timing, together)
     means = {f"test/{k}": results["test"]["mean"][k] for k in results_json.NUMBERS}
     writer.hparams(line, context.info.config.to_dict(), means)
     table = write_results(folder, results)
@@ -116,8 +117,13 @@ def collect_results(
     measurements: Sequence[Measurement],
     generators: Sequence[dict[str, float]],
     timing: dict[str, float],
+    together: bool,
 ) -> dict:
-    """Collects the content of results.json."""
+    """Collects the content of results.json.
+
+    Args:
+      together: the draws were trained side by side, which rounds otherwise.
+    """
     config, info, where = context.info.config, context.info, "Val of stage 1"
     one, two = record.substage1, record.substage2
     chosen = {
@@ -134,6 +140,7 @@ def collect_results(
         chosen=chosen, config=plain(config.to_dict()), device=devices.describe(),
         timing=timing | of_stage1, generator=generators,
         data={"store": context.feed.store.name, "classes": len(info.classes)},
+        draws_trained="together" if together else "apart",
     )
 
 

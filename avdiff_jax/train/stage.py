@@ -1,8 +1,6 @@
 """A stage of the protocol: stage 1 finds epochs, rate cuts and calibration on Val; stage 2
 retrains by that record and is measured on test."""
 
-import dataclasses
-import operator
 from collections.abc import Iterator
 
 import jax
@@ -14,6 +12,7 @@ from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.context import StageContext, initialise_variables, iterate_training_clips
+from avdiff_jax.train.draws import choose_draw_phases, split_draws
 from avdiff_jax.train.feature_cache import cache_members
 from avdiff_jax.train.optimisers import (
     TrainState,
@@ -21,18 +20,11 @@ from avdiff_jax.train.optimisers import (
     copy_tree,
     fresh_optimisers,
 )
-from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice, SubstageRecord
+from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice
 from avdiff_jax.train.scoring import bucket_members, check_scores, fuse_members, score_members
 from avdiff_jax.train.setting import Schedule, Select, Setting
 from avdiff_jax.train.source import Source
 from avdiff_jax.train.substage import Outcome, Services, run_substage
-
-
-def uses_cache(context: StageContext, substage: int) -> bool:
-    """Whether a substage trains on features that are computed once: what makes them stands
-    still, dropout and statistics too."""
-    frozen = context.method.frozen(context.info, substage)
-    return bool(frozen.groups) and frozen.mode == "eval"
 
 
 def members_of(context: StageContext, phase: Phase) -> tuple[tuple[Members, ...], ...]:
@@ -73,7 +65,7 @@ def prepare_substage(
     """Prepares setting and first state of a substage; arguments as of `prepare_state`."""
     members = members_of(context, phase)
     source: Source = context.feed
-    if uses_cache(context, phase.substage):
+    if context.uses_cache(phase.substage):
         every = concat_members(*(part for of_draw in members for part in of_draw))
         source = cache_members(context, variables, every, context.lengths)
     draws = len(members) if phase.draw is None else 0
@@ -120,7 +112,7 @@ def select_by_harmonic_mean(context: StageContext, variables: Vars) -> Select:
     both = concat_members(context.stage.eval_base, context.stage.eval_novel[0])
     buckets = bucket_members(context, both, test=False)
     features = None
-    if uses_cache(context, 2):
+    if context.uses_cache(2):
         features = fuse_members(context, variables, buckets, len(both.labels))
 
     def select(variables: Vars) -> dict[str, float]:
@@ -160,39 +152,15 @@ def run_stage2(
     context: StageContext, variables: Vars, services: Services, record: Stage1Record
 ) -> Iterator[tuple[int, Outcome]]:
     """Retrains `variables` by the record of stage 1 and yields (draw, outcome) for each draw, all
-    continued from the same base model; side by side where they share cached features."""
+    continued from the same base model; see `draws` for which are trained side by side."""
     one, two = record.substage1, record.substage2
     setting, state = prepare_substage(context, Phase(2, 1), variables, None)
     schedule = Schedule(one.epochs, replay=one.cuts)
     base = run_substage(setting, state, schedule, services, record.run_epochs)
     run_epochs = base.record.run_epochs
-    for phase in list_draw_phases(context):
+    for phase in choose_draw_phases(context, variables, services.checkpoints):
         setting, state = prepare_substage(context, phase, base.best, base.state)
         schedule = Schedule(two.epochs, replay=two.cuts)
         outcome = run_substage(setting, state, schedule, services, run_epochs)
         run_epochs = outcome.record.run_epochs
         yield from split_draws(context, phase, outcome.state, outcome.record)
-
-
-def list_draw_phases(context: StageContext) -> list[Phase]:
-    """Lists the phases of stage 2's second substage: one for each draw, or one for all."""
-    draws = [None] if uses_cache(context, 2) else range(len(context.stage.novel))
-    return [Phase(2, 2, draw) for draw in draws]
-
-
-def split_draws(
-    context: StageContext, phase: Phase, state: TrainState, record: SubstageRecord
-) -> Iterator[tuple[int, Outcome]]:
-    """Yields (draw, outcome) of each draw of a finished phase of `list_draw_phases`."""
-    if phase.draw is not None:
-        yield phase.draw, Outcome(state, state.vars, record)
-        return
-    draws = len(context.stage.novel)
-    for draw in range(draws):
-        of_draw = jax.tree.map(operator.itemgetter(draw), state)
-        prefix, last = f"draw{draw}/", record.last or {}
-        means = {k.removeprefix(prefix): v for k, v in last.items() if k.startswith(prefix)}
-        seconds = record.seconds / draws
-        yield draw, Outcome(
-            of_draw, of_draw.vars, dataclasses.replace(record, last=means, seconds=seconds)
-        )

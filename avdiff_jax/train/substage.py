@@ -37,11 +37,15 @@ class Services:
 
 class Outcome(NamedTuple):
     """A finished substage: state after the last epoch, variables of the best epoch (of the
-    last where nothing was chosen), and the record that stage 2 replays."""
+    last where nothing was chosen), and the record that stage 2 replays.
+
+    together: its draw was trained side by side with the others.
+    """
 
     state: TrainState
     best: Vars
     record: SubstageRecord
+    together: bool = False
 
 
 class Place(NamedTuple):
@@ -117,8 +121,8 @@ class SubstageRun:
             self.best = checkpoints.restore_best(self.record, self.state.vars)
         if setting.trains and not self.record.steps:
             self._update(steps=setting.source.steps(
-                setting.lengths, self.config.batch, self.config.steps_per_dispatch,
-                self.config.batches,
+                setting.lengths, self.config.batch * len(setting.members),
+                self.config.steps_per_dispatch, self.config.batches,
             ))
         self.key = place_dropout_key(setting)
         self.begun = self.record  # of the epoch, or of this process where it is later
