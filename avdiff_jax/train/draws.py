@@ -37,9 +37,8 @@ def choose_draw_phases(
     together = [Phase(2, 2, None)]
     apart = [Phase(2, 2, draw) for draw in range(len(context.stage.novel))]
     for phases in (together, apart):
-        with last(phases[0]) as manager:
-            if manager.latest() is not None:
-                return phases
+        if last.exist(phases[0]):
+            return phases
     return together if train_together(context, variables) else apart
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,13 +13,13 @@ from avdiff_jax.data.feed import prefetched
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.results.metrics_log import Writer
-from avdiff_jax.runtime.checkpoint import Checkpoints
 from avdiff_jax.runtime.progress import Progress
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train.optimisers import CUT, TrainState, copy_tree, cut_rate, learning_rate
 from avdiff_jax.train.records import Phase, SubstageRecord
 from avdiff_jax.train.saves import SubstageCheckpoints
 from avdiff_jax.train.setting import Schedule, Select, Setting, place_dropout_key, plan_epoch
+from avdiff_jax.train.workdir import PhaseCheckpoints
 
 THRESHOLD = 1e-4  # relative gain that counts, as in the published scheduler
 SAVE_SECONDS = 300  # between checkpoints inside a long epoch
@@ -30,8 +30,8 @@ class Services:
     """What a run offers to its substages: curves, checkpoints of a phase, stop signals."""
 
     writer: Writer
-    checkpoints: Callable[[Phase], Checkpoints]
-    best: Callable[[Phase], Checkpoints]
+    checkpoints: PhaseCheckpoints
+    best: PhaseCheckpoints
     stop: Stop
 
 

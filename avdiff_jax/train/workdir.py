@@ -1,9 +1,10 @@
 """The folder of a run: its configuration, the record of stage 1, its checkpoints."""
 
 import contextlib
+import dataclasses
 import errno
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NotRequired, TypedDict
 
 from ml_collections import ConfigDict
@@ -118,23 +119,35 @@ def read_record(workdir: pathlib.Path) -> Stage1Record | None:
     return Stage1Record.from_json(RECORD.read(path)) if path.exists() else None
 
 
-PhaseCheckpoints = Callable[[Phase], Checkpoints]
+@dataclasses.dataclass(frozen=True)
+class PhaseCheckpoints:
+    """Opens the checkpoints of a phase, of which `keep` stay, by calling it."""
+
+    folder: pathlib.Path
+    suffix: str
+    keep: int
+
+    def __call__(self, phase: Phase) -> Checkpoints:
+        """Opens those of `phase`; their folder is made if absent."""
+        return Checkpoints(self.folder / f"{phase.name}{self.suffix}", self.keep)
+
+    def exist(self, phase: Phase) -> bool:
+        """Whether there is one of `phase`; makes nothing."""
+        folder = self.folder / f"{phase.name}{self.suffix}"
+        return any(path.name.isdigit() for path in folder.glob("*"))
 
 
 def open_checkpoints(workdir: pathlib.Path) -> tuple[PhaseCheckpoints, PhaseCheckpoints]:
     """Returns what opens the last checkpoints of a phase, and what opens its best ones."""
     folder = workdir / "checkpoints"
-    return (
-        lambda phase: Checkpoints(folder / phase.name, keep=1),
-        # The newest best may be newer than the last checkpoint after a kill: keep its forerunner.
-        lambda phase: Checkpoints(folder / f"{phase.name}-best", keep=2),
-    )
+    # The newest best may be newer than the last checkpoint after a kill: keep its forerunner.
+    return PhaseCheckpoints(folder, "", keep=1), PhaseCheckpoints(folder, "-best", keep=2)
 
 
 def count_committed_epochs(last: PhaseCheckpoints) -> int:
     """Returns how many finished epochs checkpoints vouch for, over the whole run."""
     epochs = [0]
-    for phase in PHASES:
+    for phase in filter(last.exist, PHASES):
         with last(phase) as manager:
             if (number := manager.latest()) is not None:
                 epochs.append(manager.metadata(number)["at"])

@@ -7,11 +7,11 @@ import pytest
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.windows import windows
 from avdiff_jax.train import stage as stages
-from avdiff_jax.train.context import initialise_variables
+from avdiff_jax.train.context import StageContext, initialise_variables
 from avdiff_jax.train.feature_cache import cache_members
 from avdiff_jax.train.records import Phase
 from avdiff_jax.train.setting import Schedule
-from avdiff_jax.train.stage import prepare_state, prepare_substage, split_draws
+from avdiff_jax.train.stage import prepare_state, prepare_substage
 from avdiff_jax.train.substage import run_substage
 from tests import tiny
 
@@ -20,43 +20,26 @@ pytestmark = pytest.mark.usefixtures("small_programs")
 EVAL = {"train__frozen_mode": "eval", "train__learning_rate": 1e-3}
 
 
-def trained(b, phase, vars, workdir):
-    """(draw, outcome) after an epoch of substage 2."""
-    setting, state = prepare_substage(b, phase, vars, None)
+def train_an_epoch(b, vars, workdir):
+    """The outcome of substage 2 of stage 1."""
+    setting, state = prepare_substage(b, Phase(1, 2), vars, None)
     services = tiny.services(workdir)
     with services.writer:
-        outcome = run_substage(setting, state, Schedule(1), services, 0)
-    return list(split_draws(b, phase, outcome.state, outcome.record))
+        return run_substage(setting, state, Schedule(1), services, 0)
 
 
 @pytest.mark.parametrize("words", ["", "method=tsl"])
 def test_equals_fusing_in_every_update(words, tmp_path, monkeypatch):
     b = tiny.make_context(tiny.config(words, **EVAL))
     vars = initialise_variables(b)
-    phase = Phase(1, 2)
-    (_, cached), = trained(b, phase, vars, tmp_path / "cached")
-    monkeypatch.setattr(stages, "uses_cache", lambda *_: False)
-    (_, plain), = trained(b, phase, vars, tmp_path / "plain")
+    cached = train_an_epoch(b, vars, tmp_path / "cached")
+    monkeypatch.setattr(StageContext, "uses_cache", lambda *_: False)
+    plain = train_an_epoch(b, vars, tmp_path / "plain")
     tiny.nearly(cached.state.vars, plain.state.vars)
-    tiny.nearly(vars, prepare_state(b, phase, vars, None).vars)
+    tiny.nearly(vars, prepare_state(b, Phase(1, 2), vars, None).vars)
     assert cached.record.last.keys() == plain.record.last.keys()
     for name, value in plain.record.last.items():
         np.testing.assert_allclose(cached.record.last[name], value, rtol=2e-3, err_msg=name)
-
-
-def test_draws_side_by_side_equal_one_after_the_other(tmp_path):
-    b = tiny.make_context(tiny.config(**EVAL), 2)
-    vars = initialise_variables(b)
-    together = trained(b, Phase(2, 2, None), vars, tmp_path / "together")
-    assert [draw for draw, _ in together] == [0, 1, 2]
-    for draw, outcome in together:
-        (_, alone), = trained(b, Phase(2, 2, draw), vars, tmp_path / f"alone{draw}")
-        tiny.nearly(outcome.state.vars, alone.state.vars)
-        assert outcome.record.last.keys() == alone.record.last.keys()
-        for name, value in alone.record.last.items():
-            np.testing.assert_allclose(outcome.record.last[name], value, rtol=2e-3)
-    first, second = together[0][1].state.vars, together[1][1].state.vars
-    assert tiny.differ(first.params["cls"], second.params["cls"])
 
 
 def test_a_row_for_each_window():
@@ -101,7 +84,7 @@ def test_selection_on_fused_features_equals_scoring(tmp_path, monkeypatch):
     found = []
     for cached in (True, False):
         if not cached:
-            monkeypatch.setattr(stages, "uses_cache", lambda *_: False)
+            monkeypatch.setattr(StageContext, "uses_cache", lambda *_: False)
         b = tiny.make_context(tiny.config(**EVAL))
         services = tiny.services(tmp_path / str(cached))
         with services.writer:

@@ -12,7 +12,8 @@ from avdiff_jax.train.optimisers import cut_rate, learning_rate
 from avdiff_jax.train.records import Phase, SubstageRecord
 from avdiff_jax.train.setting import Schedule, make_dropout_key, plan_epoch
 from avdiff_jax.train.stage import prepare_substage
-from avdiff_jax.train.substage import check_finite, judge_plateau, run_substage
+from avdiff_jax.train.substage import SubstageRun, check_finite, judge_plateau, run_substage
+from avdiff_jax.train.workdir import open_checkpoints
 from tests import programs, tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
@@ -235,6 +236,57 @@ def test_steps_are_compiled_once_per_substage(tmp_path, monkeypatch):
     with programs.share(None):
         run(tmp_path, [1, 2, 3])
     assert traced == ["base"]
+
+
+@pytest.mark.parametrize("scores, replay, order", [
+    # Nothing decides on the rate: one dispatch is always ahead, over the ends of epochs, too.
+    (None, (), "s0 s1 r0 s2 r1 s3 r2 s4 r3 s5 r4 r5"),
+    # A replayed cut after the second epoch, or Val after each: all is read first.
+    (None, (2,), "s0 s1 r0 s2 r1 s3 r2 r3 s4 s5 r4 r5"),
+    ([1, 2, 3], (), "s0 s1 r0 r1 s2 s3 r2 r3 s4 s5 r4 r5"),
+])
+def test_the_next_dispatch_is_sent_before_the_last_is_read(
+    scores, replay, order, tmp_path, monkeypatch
+):
+    """And of a dispatch its metrics alone are fetched, in one go."""
+    steps, fetched, real = [], [], jax.device_get
+
+    def note(letter, function):
+        def noted(self, *args):
+            place = args[0].place if letter == "r" else args[0]
+            steps.append(f"{letter}{2 * place.epoch + place.first // 2}")
+            return function(self, *args)
+
+        return noted
+
+    for name in ("send", "read"):
+        function = getattr(SubstageRun, name)
+        monkeypatch.setattr(SubstageRun, name, note(name[0], function))
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetched.append(tree) or real(tree))
+    run(tmp_path, scores, epochs=3, replay=replay)
+    assert " ".join(steps) == order
+    metrics = [tree for tree in fetched if isinstance(tree, dict) and "base/main/loss" in tree]
+    assert len(metrics) == 6
+    # Besides them, the test itself fetches the first state, and what it was shown.
+    assert len(fetched) == 6 + 1 + len(scores or [])
+
+
+def test_a_loss_that_is_not_finite_is_noticed_before_anything_is_saved(tmp_path, monkeypatch):
+    """Though the next epoch has begun by then."""
+    send = SubstageRun.send
+
+    def broken(self, place, inputs):
+        dispatch = send(self, place, inputs)
+        if place != (1, 2):
+            return dispatch
+        return dispatch._replace(metrics={k: v * np.nan for k, v in dispatch.metrics.items()})
+
+    monkeypatch.setattr(SubstageRun, "send", broken)
+    with pytest.raises(UserError, match="stage1-substage1, epoch 2, step 3: "):
+        run(tmp_path, None, epochs=4)
+    last, _ = open_checkpoints(tmp_path)
+    with last(Phase(1, 1)) as manager:
+        assert manager.metadata(manager.latest())["epoch"] == 1
 
 
 def test_nothing_is_copied_in_silence_while_it_trains(tmp_path, monkeypatch):
