@@ -160,12 +160,14 @@ RECORD = Stage1Record(
 )
 
 
-def test_stage_2_replays_the_record(monkeypatch):
+def test_stage_2_replays_the_record(monkeypatch, tmp_path):
     """All draws start from the same base model: the last of substage 1."""
     fake = Substages({})
     monkeypatch.setattr(stages, "run_substage", fake)
     b = tiny.make_context(tiny.config(train__reset_optimizer=False), 2)
-    draws = list(stages.run_stage2(b, initialise_variables(b), None, RECORD))
+    services = tiny.services(tmp_path)
+    with services.writer:
+        draws = list(stages.run_stage2(b, initialise_variables(b), services, RECORD))
     assert [draw for draw, _ in draws] == [0, 1, 2]
     assert [call[:3] for call in fake.calls] == [
         (Phase(2, 1), Schedule(5, None, (2, 4)), 50),
