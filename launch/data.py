@@ -166,7 +166,7 @@ def parser() -> Parser:
         ("text", make_text, add_text_flags), ("inspect", inspect, add_inspect_flags),
         ("synthesize", synthesize, add_synthesize_flags),
     ):
-        says = run.__doc__.partition(": ")[2]
+        says = str(run.__doc__).partition(": ")[2]
         command = commands.add_parser(name, help=says, description=says)
         command.set_defaults(run=run)
         add_flags(command)

@@ -42,6 +42,7 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     file, _, words = located(name).partition(":")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    assert spec and spec.loader  # it ends in .py
     module = importlib.util.module_from_spec(spec)
     # `from configs import common` means ours, whatever else of that name is on the path.
     sys.path.insert(0, str(HOME))

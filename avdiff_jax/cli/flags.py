@@ -5,6 +5,7 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from typing import Any
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.files import check_output
@@ -47,7 +48,9 @@ class Parser(argparse.ArgumentParser):
                 "--overwrite", action="store_true", help="replace what is there already"
             )
 
-    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
         """As argparse has it. Raises UserError where an output may not be written, too."""
         parsed = super().parse_args(args, namespace)
         named = (getattr(parsed, name) for name in getattr(parsed, "outputs", ()))
@@ -62,13 +65,15 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"{word}: write {OVERRIDE}field=value")
         return self.parse_args([w for w in argv if not w.startswith(OVERRIDE)]), overrides
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ):
         """As argparse has it; ~ is one's home after = too."""
         args = [_at_home(word) for word in (sys.argv[1:] if args is None else args)]
         self._given = {word.partition("=")[0] for word in args}
         return super().parse_known_args(args, namespace)
 
-    def error(self, message):
+    def error(self, message: str):
         """Instead of usage and exit."""
         if message.startswith("the following arguments are required"):
             # argparse comes to the flags of which one is needed only when all others are there
@@ -100,13 +105,13 @@ def _at_home(word: str) -> str:
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Says the default of each flag that has one."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action):
         default = action.default
         silent = default is None or isinstance(default, bool) or default in ("", [], SUPPRESS)
         return action.help if silent else f"{action.help}; default: {_words(default)}"
 
 
-def _words(default) -> str:
+def _words(default: object) -> str:
     """As one writes it in a command."""
     parts = default if isinstance(default, list | tuple) else [default]
     return (" " if isinstance(default, tuple) else ",").join(map(str, parts)).replace("%", "%%")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import FilePath
 
 MAX_NAMED = 20  # names in one message
 
@@ -13,13 +14,13 @@ MAX_NAMED = 20  # names in one message
 class NameMatcher:
     """Finds a name in a list: exactly, or else without regard to case where that is unique."""
 
-    def __init__(self, known):
+    def __init__(self, known: Iterable[str]):
         self._exact = set(known)
         self._folded = {}
         for name in self._exact:
             self._folded.setdefault(name.casefold(), []).append(name)
 
-    def __call__(self, name):
+    def __call__(self, name: str):
         """The known spelling, or None."""
         if name in self._exact:
             return name
@@ -54,7 +55,7 @@ def respelled(class_names: Sequence[str], manual: Mapping[str, str] | None) -> l
 def match_text(
     class_names: Sequence[str],
     vectors: Mapping[str, np.ndarray],
-    path,
+    path: FilePath,
     manual: Mapping[str, str] | None = None,
 ) -> np.ndarray:
     """Rows [C, Dt] float32 for the classes, by name.
@@ -80,7 +81,7 @@ def match_text(
     return np.stack([vectors[key] for key in found if key is not None])
 
 
-def check_text(path, class_names: Sequence[str], class_text: np.ndarray) -> None:
+def check_text(path: FilePath, class_names: Sequence[str], class_text: np.ndarray) -> None:
     """Raises UserError naming every class of `path` whose vector cannot be used."""
     if class_text.ndim != 2 or class_text.shape[1] == 0:
         raise UserError(f"text vectors for {path} have shape {class_text.shape} instead of "

@@ -21,8 +21,9 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
@@ -30,6 +31,8 @@ import numpy as np
 from avdiff_jax.data.class_text import check_text
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import subprocess_probe
+from avdiff_jax.io.files import FilePath
+from avdiff_jax.runtime.progress import Progress
 
 SCHEMA = "avdiff_jax.store"
 VERSION = 1
@@ -88,7 +91,7 @@ class Store:
 # ---------------------------------------------------------------------------- reading
 
 
-def open_store(path) -> Store:
+def open_store(path: FilePath) -> Store:
     """Opens a store and checks all of it but the feature values themselves.
 
     A file that this process did not write is opened in a child process first
@@ -111,7 +114,7 @@ def open_store(path) -> Store:
     return _read(path)
 
 
-def _read(path):
+def _read(path: str):
     with _opened(path) as file:
         try:
             store = _Reader(file, path).store()
@@ -128,7 +131,7 @@ def _read(path):
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path: str):
     try:
         # best-effort: read-only and network file systems often cannot lock
         file = h5py.File(path, "r", locking="best-effort")
@@ -153,7 +156,7 @@ def _opened(path):
 class _Reader:
     """The parts of an open HDF5 file, each checked before it is allocated or mapped."""
 
-    def __init__(self, file, path):
+    def __init__(self, file: h5py.File, path: str):
         self.file, self.path, self.file_bytes = file, path, os.path.getsize(path)
 
     def store(self) -> Store:
@@ -180,11 +183,11 @@ class _Reader:
             provenance=self.provenance(),
         )
 
-    def wrong(self, what):
+    def wrong(self, what: str):
         return UserError(f"store {self.path} {what}: make it again with `python launch/data.py "
                          f"import`")
 
-    def dataset(self, key, ndim, *kinds) -> h5py.Dataset:
+    def dataset(self, key: str, ndim: int, *kinds) -> h5py.Dataset:
         """The HDF5 data set, after checks that make it safe to allocate or map."""
         data = self.file
         for part in key.split("/"):
@@ -206,13 +209,13 @@ class _Reader:
                              f"in all")
         return data
 
-    def strings(self, key):
+    def strings(self, key: str):
         try:
             return np.char.decode(self.dataset(key, 1, "S")[...], "utf-8").astype(str)
         except UnicodeDecodeError:
             raise self.wrong(f"has names in {key!r} that are not UTF-8") from None
 
-    def sequences(self, modality):
+    def sequences(self, modality: str):
         data = self.dataset(f"{modality}/values", 2, "uint8", "float16", "float32")
         seconds = _attribute(self.file[modality], "seconds")
         if not isinstance(seconds, float) or not 0 < seconds < math.inf:
@@ -238,7 +241,7 @@ class _Reader:
         return provenance if isinstance(provenance, dict) else {"provenance": provenance}
 
 
-def _attribute(node, key):
+def _attribute(node: Any, key: str):
     """A plain Python value, or None where the attribute is missing or odd."""
     try:
         value = node.attrs.get(key)
@@ -247,11 +250,11 @@ def _attribute(node, key):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_store(store):
+def _check_store(store: Store):
     """Raises UserError where the parts of a store contradict each other."""
     n, classes = len(store.clip_ids), len(store.class_names)
 
-    def wrong(what):
+    def wrong(what: str):
         return UserError(
             f"store {store.path} {what}: make it again with `python launch/data.py import`")
 
@@ -291,7 +294,7 @@ def _check_store(store):
         raise wrong(f"has neither audio nor video for clip {str(store.clip_ids[silent[0]])!r}")
 
 
-def first_repeated(names):
+def first_repeated(names: Iterable[str]):
     """The first of some names that is there a second time, or None."""
     seen = set()
     for name in names:
@@ -301,7 +304,7 @@ def first_repeated(names):
     return None
 
 
-def check_values(store, progress=None):
+def check_values(store: Store, progress: Progress | None = None):
     """Reads every feature value once; raises UserError naming a clip with NaN or infinity."""
     for modality in MODALITIES:
         part = getattr(store, modality)

@@ -2,13 +2,15 @@
 
 import math
 import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from avdiff_jax.data.class_text import twins
+from avdiff_jax.data.store import Sequences, Store
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.files import draft
+from avdiff_jax.io.files import FilePath, draft
 
 
 class Report(NamedTuple):
@@ -44,7 +46,7 @@ class Report(NamedTuple):
         return "\n".join(lines + [f"note       {note}" for note in self.notes])
 
 
-def size_text(count):
+def size_text(count: float):
     """Bytes -> "3.2 MiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
@@ -53,7 +55,7 @@ def size_text(count):
     return f"{count:.4g} TiB"
 
 
-def report(store, notes=()) -> Report:
+def report(store: Store, notes: Sequence[str] = ()) -> Report:
     """Counts and lengths of an open store."""
     per_class = np.bincount(store.labels, minlength=len(store.class_names))
     return Report(
@@ -70,13 +72,13 @@ def report(store, notes=()) -> Report:
     )
 
 
-def _count_groups(groups):
+def _count_groups(groups: np.ndarray | None):
     if groups is None:
         return None
     return len(np.unique(groups[groups != ""])) + int((groups == "").sum())
 
 
-def _describe(part):
+def _describe(part: Sequences):
     present = part.lengths[part.lengths > 0]
     if present.size == 0:
         present = np.zeros(1, np.int64)
@@ -88,7 +90,7 @@ def _describe(part):
     }
 
 
-def _doubts(store, per_class):
+def _doubts(store: Store, per_class: np.ndarray):
     """Things that are allowed but that a user should know of."""
     idle = [name for name, count in zip(store.class_names, per_class, strict=True) if not count]
     notes = []
@@ -99,7 +101,9 @@ def _doubts(store, per_class):
     return tuple(notes)
 
 
-def draw(path, title, lengths, counts):
+def draw(
+    path: FilePath, title: str, lengths: Mapping[str, Any], counts: Mapping[str, int]
+):
     """Draws token counts a clip (one histogram a modality) and clips a class into an image.
 
     Args:

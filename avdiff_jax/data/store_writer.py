@@ -3,8 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -21,7 +21,8 @@ from avdiff_jax.data.store import (
 from avdiff_jax.data.store_report import Report, report
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import subprocess_probe
-from avdiff_jax.io.files import draft
+from avdiff_jax.io.files import FilePath, draft
+from avdiff_jax.runtime.progress import Progress
 
 ALIGNMENT = 64  # bytes: mapped values start on a cache line, whatever their type
 
@@ -39,13 +40,13 @@ class Clip(NamedTuple):
     video: np.ndarray | None  # [Tv, Dv]
 
 
-def pooled(clips, audio=1, video=1) -> Iterator[Clip]:
+def pooled(clips: Iterable[Clip], audio: int = 1, video: int = 1) -> Iterator[Clip]:
     """Averages every `audio` (`video`) consecutive tokens; a shorter rest makes one token too."""
     for clip in clips:
         yield clip._replace(audio=_averaged(clip.audio, audio), video=_averaged(clip.video, video))
 
 
-def _averaged(values, every):
+def _averaged(values: Any, every: int):
     """[T, D] -> [ceil(T / every), D]; what is no such array is left for the store to refuse."""
     if every == 1 or values is None:
         return values
@@ -65,7 +66,7 @@ class Collector:
     Use as a context manager, which closes the files. Only what is not features stays in memory.
     """
 
-    def __init__(self, folder, class_names: Sequence[str], may_lack_modality: bool):
+    def __init__(self, folder: FilePath, class_names: Sequence[str], may_lack_modality: bool):
         self.class_names = class_names
         self.may_lack_modality = may_lack_modality
         self.ids: list[str] = []
@@ -107,7 +108,7 @@ class Collector:
         self.labels.append(self._label_of[clip.class_name])
         self._groups.append(clip.group)
 
-    def _features(self, clip):
+    def _features(self, clip: Clip):
         """modality -> [T, D] or None."""
         given = {
             modality: _checked(getattr(clip, modality), clip.clip_id, modality, part.dim)
@@ -137,7 +138,7 @@ def check_name(what: str, text: str) -> None:
                         f"bytes: rename it")
 
 
-def _checked(values, clip_id, modality, dim):
+def _checked(values: Any, clip_id: str, modality: str, dim: int | None):
     """One clip's tokens as a numeric [T, D] array, or None; raises UserError."""
     if values is None:
         return None
@@ -167,13 +168,13 @@ class Ragged:
     they go to a raw file first and are copied over at the end.
     """
 
-    def __init__(self, folder, modality, dtype, dim):
+    def __init__(self, folder: FilePath, modality: str, dtype: str, dim: int | None):
         self.modality, self.dim, self.dtype = modality, dim, np.dtype(dtype)
         self.path = os.path.join(folder, modality + ".raw")
         self.file = open(self.path, "w+b")  # noqa: SIM115  (closed by `close`)
         self.lengths = []
 
-    def append(self, values, clip_id):
+    def append(self, values: np.ndarray | None, clip_id: str):
         """Adds the tokens of a clip, `values` [T, D] or None; raises UserError on unfit values."""
         if values is not None and self.dim is None:
             self.dim = values.shape[1]
@@ -202,7 +203,7 @@ class Ragged:
         os.remove(self.path)
         self.file, self.dtype = wide, np.dtype(np.float32)
 
-    def copy_to(self, group, seconds):
+    def copy_to(self, group: h5py.Group, seconds: float):
         """Writes `values`, `offsets` and `seconds` into an HDF5 group."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]).astype(np.int64)
         dim = self.dim or 1  # no clip has this modality: any width will do
@@ -221,14 +222,14 @@ class Ragged:
         self.file.close()
 
 
-def _fits_uint8(values):
+def _fits_uint8(values: np.ndarray):
     if values.dtype == np.uint8:
         return True
     return bool(((values >= 0) & (values <= 255) & (values == np.rint(values))).all())
 
 
 def write_store(
-    path,
+    path: FilePath,
     *,
     name: str,
     clips: Iterable[Clip],
@@ -242,7 +243,7 @@ def write_store(
     video_dim: int | None = None,
     video_dtype: str = "float32",
     notes: Sequence[str] = (),
-    progress=None,
+    progress: Progress | None = None,
 ) -> Report:
     """Writes a store from a stream of clips, atomically, and says what it holds.
 
@@ -291,7 +292,7 @@ def write_store(
         return report(finished, tuple(notes))._replace(path=path)
 
 
-def _checked_text(path, class_names, class_text):
+def _checked_text(path: FilePath, class_names: Sequence[str], class_text: np.ndarray):
     """[C, Dt] float32; raises UserError where names and vectors do not fit."""
     if not class_names:
         raise UserError(f"no classes for {path}: the source holds 0 clips that could be stored")
@@ -309,7 +310,10 @@ def _checked_text(path, class_names, class_text):
     return class_text
 
 
-def _write_parts(file, name, collected, class_text, rates, provenance):
+def _write_parts(
+    file: h5py.File, name: str, collected: Collector, class_text: np.ndarray,
+    rates: Mapping[str, float], provenance: dict,
+):
     file.attrs.update(schema=SCHEMA, version=VERSION, name=str(name),
                       may_lack_modality=bool(collected.may_lack_modality))
     file["clip_ids"] = _fixed_width(collected.ids)
@@ -324,5 +328,5 @@ def _write_parts(file, name, collected, class_text, rates, provenance):
         collected.parts[modality].copy_to(file.create_group(modality), seconds)
 
 
-def _fixed_width(names):
+def _fixed_width(names: Iterable[str]):
     return np.array([name.encode("utf-8") for name in names])

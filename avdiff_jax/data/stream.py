@@ -12,7 +12,7 @@ import itertools
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from avdiff_jax.data.store import VALUE_TYPES, Sequences, Store
 from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.io.npy_npz import read_npy
 from avdiff_jax.runtime.compiling import compile_function
 
@@ -65,7 +66,7 @@ def of_arrays(audio: Sequence, video: Sequence, ids: Sequence[str] | None = None
 def of_store(store: Store, clips: Iterable[int] | None = None) -> Iterator[Features]:
     """The clips of a store, or those that `clips` numbers, in that order."""
 
-    def part(sequences, i):
+    def part(sequences: Sequences, i: int):
         return sequences.values[sequences.offsets[i] : sequences.offsets[i + 1]]
 
     for i in range(len(store)) if clips is None else clips:
@@ -73,7 +74,7 @@ def of_store(store: Store, clips: Iterable[int] | None = None) -> Iterator[Featu
 
 
 def of_npz(
-    paths, audio_key: str | None, video_key: str | None, id_key: str | None
+    paths: Sequence[FilePath], audio_key: str | None, video_key: str | None, id_key: str | None
 ) -> tuple[int, Iterator[Features]]:
     """The number of clips in .npz files, and the clips; see `importers.npz_features`.
 
@@ -86,7 +87,7 @@ def of_npz(
     return len(ids), map(Features, ids, *parts)
 
 
-def of_manifest(path) -> tuple[int, Iterator[Features]]:
+def of_manifest(path: FilePath) -> tuple[int, Iterator[Features]]:
     """The number of clips of a CSV with the columns clip_id, audio and video, and the clips.
 
     audio and video name .npy files, [T, D], relative to the CSV; an empty cell says that the clip
@@ -154,7 +155,7 @@ def pieces(
         yield _piece(held, seconds)
 
 
-def _checked(clip, modality, values, dim):
+def _checked(clip: Features, modality: str, values: Any, dim: int):
     """One modality of a clip as [T, D] of a type that a store may have."""
     if values is None:
         return np.zeros((0, dim), np.float32)
@@ -174,8 +175,8 @@ def _checked(clip, modality, values, dim):
     return values
 
 
-def _piece(held: list[Features], seconds) -> Piece:
-    def flat(arrays, seconds):
+def _piece(held: list[Features], seconds: tuple[float, float]) -> Piece:
+    def flat(arrays: Sequence[Any], seconds: float):
         offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         return Sequences(np.concatenate(arrays), offsets, seconds)
 

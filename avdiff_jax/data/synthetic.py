@@ -16,6 +16,8 @@ import numpy as np
 from avdiff_jax.data.store_report import Report
 from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import FilePath
+from avdiff_jax.runtime.progress import Progress
 
 CODE = 6  # dimensions of the code of a sound or a sight
 AUDIO_SECONDS, VIDEO_SECONDS = 0.96, 0.64  # as VGGish and C3D
@@ -44,7 +46,7 @@ class _World(NamedTuple):
 
 
 def synthesize(
-    path,
+    path: FilePath,
     *,
     seed: int,
     classes: int = 32,
@@ -54,7 +56,7 @@ def synthesize(
     text_dim: int = 300,
     seconds: tuple[float, float] = (4.0, 10.0),
     name: str = "synthetic",
-    progress=None,
+    progress: Progress | None = None,
 ) -> Report:
     """Writes a made-up store; the same arguments give the same file, byte for byte.
 
@@ -97,7 +99,7 @@ def synthesize(
     )
 
 
-def _world(seed, classes, audio_dim, video_dim, text_dim):
+def _world(seed: int, classes: int, audio_dim: int, video_dim: int, text_dim: int):
     rng = np.random.default_rng([seed, 0])
     # About as many sounds as sights; two orders of each pair.
     sounds = math.ceil(math.sqrt(classes / 2))
@@ -127,18 +129,18 @@ def _world(seed, classes, audio_dim, video_dim, text_dim):
     )
 
 
-def _codes(rng, count):
+def _codes(rng: np.random.Generator, count: int):
     """[count, CODE] unit vectors kept apart: the best of some random draws."""
     draws = _unit(rng.standard_normal((64, count, CODE)))
     alike = draws @ draws.swapaxes(1, 2) - 2 * np.eye(count)
     return draws[np.argmin(alike.max((1, 2)))]
 
 
-def _unit(vectors):
+def _unit(vectors: np.ndarray):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def _clips(world, seed, clips_per_class, shortest, longest):
+def _clips(world: _World, seed: int, clips_per_class: int, shortest: float, longest: float):
     """Yields every clip, class after class. Each has random numbers of its own."""
     digits = len(str(clips_per_class - 1))
     for label, class_name in enumerate(world.names):
@@ -166,7 +168,10 @@ def _clips(world, seed, clips_per_class, shortest, longest):
             )
 
 
-def _latents(world, modality, label, common, turn, rng, tokens):
+def _latents(
+    world: _World, modality: str, label: int, common: np.ndarray, turn: float,
+    rng: np.random.Generator, tokens: int,
+):
     """[T, CODE]: class mean, what the clip has in common, event before or after the turn, noise."""
     moment = (np.arange(tokens) + 0.5) / tokens
     # The two halves are weighted to cancel, so that only their order tells the class.
@@ -179,13 +184,13 @@ def _latents(world, modality, label, common, turn, rng, tokens):
     )
 
 
-def _as_audio(features, rng):
+def _as_audio(features: np.ndarray, rng: np.random.Generator):
     """[T, Da] uint8 as VGGish after its post-processing: centred at 128, clipped to 0..255."""
     noisy = features + FEATURE_NOISE * rng.standard_normal(features.shape)
     return np.clip(np.rint(128 + 40 * noisy), 0, 255).astype(np.uint8)
 
 
-def _as_video(features, rng):
+def _as_video(features: np.ndarray, rng: np.random.Generator):
     """[T, Dv] float32, non-negative as C3D after its rectifier."""
     noise = rng.standard_normal(features.shape, np.float32)
     noisy = np.maximum(features + FEATURE_NOISE * noise, 0)

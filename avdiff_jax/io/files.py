@@ -65,7 +65,7 @@ def write_text(path: FilePath, content: str) -> None:
 def write_csv(path: FilePath, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     """Writes a table; floats get six significant digits and NaN becomes an empty cell."""
 
-    def cell(value):
+    def cell(value: object):
         if not isinstance(value, float | np.floating):
             return value
         return "" if math.isnan(value) else f"{value:.6g}"

@@ -7,12 +7,14 @@ import os
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterable
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
 
 MAX_CLIP_BYTES = 1 << 30  # features of a single clip
 
@@ -23,7 +25,7 @@ def strings(values: np.ndarray) -> list[str]:
             for value in values.tolist()]
 
 
-def npy_header(file, path):
+def npy_header(file: IO[bytes], path: FilePath):
     """(shape, fortran, dtype) of an .npy stream, which then stands at the first value."""
     try:
         version = np.lib.format.read_magic(file)
@@ -42,7 +44,7 @@ def npy_header(file, path):
     return shape, fortran, dtype
 
 
-def read_npy(path, max_bytes=MAX_CLIP_BYTES):
+def read_npy(path: FilePath, max_bytes: float = MAX_CLIP_BYTES):
     """One plain numeric or string array of an .npy file; no pickles. Raises UserError."""
     with text_files.opened(path) as file:
         shape, _, dtype = npy_header(file, path)
@@ -73,7 +75,7 @@ class _Member(NamedTuple):
     def nbytes(self):
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def read(self, size):
+    def read(self, size: int):
         """The next `size` bytes of values."""
         try:
             data = self.file.read(size) if size else b""
@@ -92,7 +94,7 @@ class NpzFiles:
     Feature arrays can be larger than memory; `rows` streams them clip by clip.
     """
 
-    def __init__(self, paths):
+    def __init__(self, paths: Iterable[FilePath]):
         self.paths = [os.fspath(path) for path in paths]
         self._members = {}  # key -> paths of the files that hold it
         for path in self.paths:
@@ -102,7 +104,7 @@ class NpzFiles:
                         self._members.setdefault(info.filename[:-4], []).append(path)
 
     @contextlib.contextmanager
-    def _zip(self, path):
+    def _zip(self, path: FilePath):
         with text_files.opened(path) as file:
             try:
                 archive = zipfile.ZipFile(file)
@@ -113,7 +115,7 @@ class NpzFiles:
                 yield archive
 
     @contextlib.contextmanager
-    def _member(self, path, key):
+    def _member(self, path: FilePath, key: str):
         """The open member after its header, checked against the size that the archive states."""
         with self._zip(path) as archive:
             info = archive.getinfo(key + ".npy")
@@ -137,7 +139,7 @@ class NpzFiles:
                                     f"{there}: make the file again")
                 yield member
 
-    def __contains__(self, key):
+    def __contains__(self, key: str):
         return key in self._members
 
     @property
@@ -150,13 +152,13 @@ class NpzFiles:
         """The files, for messages."""
         return " + ".join(self.paths)
 
-    def _where(self, key, flag):
+    def _where(self, key: str, flag: str):
         if key not in self._members:
             raise UserError(f"{self.named} has no array {key!r} (it has "
                             f"{', '.join(map(repr, self._members)) or 'none'}): change {flag}")
         return self._members[key]
 
-    def array(self, key, flag):
+    def array(self, key: str, flag: str):
         """A small array by its key. Where several files hold it they must agree.
 
         Raises UserError naming `flag` where the key is unknown.
@@ -171,7 +173,7 @@ class NpzFiles:
                                 f"give files that list the same clips in the same order")
         return values
 
-    def _whole(self, path, key, limit=None):
+    def _whole(self, path: FilePath, key: str, limit: float | None = None):
         limit = text_files.MAX_TABLE_BYTES if limit is None else limit
         with self._member(path, key) as member:
             if member.nbytes > limit:
@@ -180,7 +182,7 @@ class NpzFiles:
             values = np.frombuffer(member.read(member.nbytes), member.dtype)
             return values.reshape(member.shape, order="F" if member.fortran else "C")
 
-    def flat_shape(self, key, flag):
+    def flat_shape(self, key: str, flag: str):
         """(rows, dimension) of a flat feature array."""
         places = self._where(key, flag)
         if len(places) > 1:
@@ -192,7 +194,7 @@ class NpzFiles:
                                 f"dimensions) is needed: change {flag}")
             return member.shape
 
-    def rows(self, key, offsets):
+    def rows(self, key: str, offsets: np.ndarray):
         """Yields the [T, D] piece of each clip, in order, reading the file once."""
         path = self._members[key][0]
         with self._member(path, key) as member:

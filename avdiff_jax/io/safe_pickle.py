@@ -7,11 +7,13 @@ builds stand-ins first, which say for themselves what they hold.
 import math
 import pickle
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import FilePath
 
 
 class _Refused(Exception):
@@ -23,16 +25,16 @@ class _Global:
 
     __slots__ = ("make",)
 
-    def __init__(self, make):
+    def __init__(self, make: Callable):
         object.__setattr__(self, "make", make)
 
     def __call__(self, *args):
         return self.make(*args)
 
-    def __setattr__(self, name, value):  # BUILD with a state must not change us
+    def __setattr__(self, name: str, value: object):  # BUILD with a state must not change us
         raise _Refused(f"setting {name!r}")
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any):
         raise _Refused("setting the state of a global")
 
 
@@ -45,14 +47,14 @@ class _Dtype:
 
     __slots__ = ("order", "spec")
 
-    def __init__(self, spec, *_):
+    def __init__(self, spec: Any, *_):
         spec = _text(spec)
         if not re.fullmatch(r"[<>=|]?([biuf]\d{1,2}|[SU]\d{1,6}|O8?)", spec):
             raise _Refused(f"the NumPy type {spec!r}")
         self.order: Any = spec[0] if spec[0] in "<>" else "="
         self.spec = spec.lstrip("<>=|")
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any):
         if not isinstance(state, tuple) or len(state) < 5 or any(
                 part is not None for part in state[2:5]):
             raise _Refused("a structured NumPy type")
@@ -75,12 +77,12 @@ class _Array:
     def __init__(self, *_):
         self.value = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any):
         _, shape, dtype, fortran, data = state
         self.value = _array(data, dtype, shape, "F" if fortran else "C")
 
 
-def _array(data, dtype, shape, order="C") -> Any:
+def _array(data: Any, dtype: object, shape: Any, order: str = "C") -> Any:
     """Bytes -> array; a list (object array) -> its list, or its one element for shape ()."""
     if not isinstance(dtype, _Dtype):
         raise ValueError("an array without a type")
@@ -103,21 +105,21 @@ def _array(data, dtype, shape, order="C") -> Any:
     return np.frombuffer(data, kind).reshape(shape, order="F" if _text(order) == "F" else "C")
 
 
-def _frombuffer(data, dtype, shape, order, *_):
+def _frombuffer(data: Any, dtype: object, shape: Any, order: str, *_):
     """Stands for NumPy's function by which protocol 5 spells an array."""
     array = _Array()
     array.value = _array(data, dtype, shape, order)
     return array
 
 
-def _encode(text, encoding="utf-8"):
+def _encode(text: str, encoding: str = "utf-8"):
     """Stands for `_codecs.encode`, by which protocol 2 spells bytes."""
     if not isinstance(text, str) or _text(encoding) not in ("latin1", "latin-1"):
         raise _Refused(f"_codecs.encode to {encoding!r}")
     return text.encode("latin1")
 
 
-def _scalar(dtype, data=None):
+def _scalar(dtype: object, data: Any = None):
     return _array(data, dtype, ()).item()
 
 
@@ -130,7 +132,7 @@ def _bytes(*args):
     return bytes(*args)
 
 
-def _text(value):
+def _text(value: object):
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
@@ -152,21 +154,21 @@ def _globals():
 class _DataUnpickler(pickle.Unpickler):
     """Reads data; whatever else the file names is refused by that name."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="bytes")  # Python 2 strings stay bytes, as array data
         self._known = _globals()
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str):
         dotted = f"{module}.{name}"
         if dotted not in self._known:
             raise _Refused(dotted)
         return self._known[dotted]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: object):
         raise _Refused(f"persistent id {pid!r}")
 
 
-def read_pickle(file, path):
+def read_pickle(file: BinaryIO, path: FilePath):
     """Reads a pickle of plain data from an open binary file without running anything.
 
     Returns dicts, lists, tuples, strings, numbers, None and numeric or string arrays; object
@@ -187,7 +189,7 @@ def read_pickle(file, path):
                         f"it again") from None
 
 
-def _plain(value, done, depth):
+def _plain(value: Any, done: dict, depth: int):
     """Replaces stand-ins by what they hold; refuses types that are not data.
 
     `done` keeps shared parts shared: without it a small pickle could unfold without end.

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import FilePath
 
 SECONDS = 120  # until a child that still tries to open a file is given up
 SPARE_BYTES = 8 << 30  # of address space for the child, beyond the file, which may be mapped
@@ -28,12 +29,12 @@ sys.exit(subprocess_probe.try_here(module, function, path, limit))
 """
 
 
-def trust(path) -> None:
+def trust(path: FilePath) -> None:
     """This process wrote the file as it is now: no child need try it."""
     _known.add(_identity(path))
 
 
-def try_apart(function: Callable[[str], object], path, what: str) -> None:
+def try_apart(function: Callable[[str], object], path: FilePath, what: str) -> None:
     """Calls `function(path)` in a child process, unless the file as it is now is known.
 
     Args:
@@ -90,7 +91,7 @@ def try_here(module: str, function: str, path: str, limit: int) -> int:
     return 0
 
 
-def _identity(path):
+def _identity(path: FilePath):
     """Changes whenever the file does, and not when it is renamed."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

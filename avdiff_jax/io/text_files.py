@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterator
 
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import FilePath
 
 MAX_TABLE_BYTES = 1 << 30  # labels, names, text vectors: anything larger is a mistake or a bomb
 
 
 @contextlib.contextmanager
-def opened(path, what="file") -> Iterator[io.BufferedReader]:
+def opened(path: FilePath, what: str = "file") -> Iterator[io.BufferedReader]:
     """Opens a user's file for reading bytes; `what` it is goes into the UserError."""
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         # a pipe would be waited for, a device can be without end
@@ -25,7 +26,7 @@ def opened(path, what="file") -> Iterator[io.BufferedReader]:
                         f"existing one") from None
 
 
-def text_of(path, what="file") -> str:
+def text_of(path: FilePath, what: str = "file") -> str:
     """All of a UTF-8 file, of sensible size. Raises UserError."""
     with opened(path, what) as file:
         content = file.read(MAX_TABLE_BYTES + 1)
@@ -38,12 +39,12 @@ def text_of(path, what="file") -> str:
         raise UserError(f"{what} {path} is not UTF-8 text ({error}): save it as such") from None
 
 
-def lines(path, what="file") -> list[str]:
+def lines(path: FilePath, what: str = "file") -> list[str]:
     """The lines of a text file, without blank ones and the space around them. Raises UserError."""
     return [line.strip() for line in text_of(path, what).splitlines() if line.strip()]
 
 
-def rows(path, what="file") -> list[list[str]]:
+def rows(path: FilePath, what: str = "file") -> list[list[str]]:
     """The cells of a CSV, without blank rows and the space around cells. Raises UserError."""
     try:
         found = list(csv.reader(io.StringIO(text_of(path, what), newline=""), strict=True))

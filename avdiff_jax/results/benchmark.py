@@ -154,7 +154,10 @@ def grid(
     return found
 
 
-def _run(file, shots, seed, method, departures, overrides, root) -> Run:
+def _run(
+    file: str, shots: int, seed: int, method: str, departures: Setting, overrides: Sequence[str],
+    root: Path,
+) -> Run:
     words = [f"{shots}shot", f"method={method}"]
     fields = [text.replace("{shots}", str(shots)) for text in overrides]
     for name, value in departures:
@@ -214,7 +217,8 @@ def plan(runs: Sequence[Run]) -> str:
 
 
 def execute(
-    runs: Sequence[Run], start: Callable[[Sequence[str], Path], int], progress=Progress
+    runs: Sequence[Run], start: Callable[[Sequence[str], Path], int],
+    progress: type[Progress] = Progress
 ) -> list[Failure]:
     """Runs what is missing and goes on with what was interrupted; returns what failed.
 

@@ -114,7 +114,8 @@ class Writer:
         self._reopen(lines)
 
     def scalars(
-        self, at: int, values: Mapping[str, float], prefix: str = "", *, step=None, **place: int
+        self, at: int, values: Mapping[str, float], prefix: str = "", *, step: int | None = None,
+        **place: int
     ) -> None:
         """Writes one line of numbers.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -167,7 +168,7 @@ def _figure(size: float):
     return figure, figure.subplots()
 
 
-def _render(figure, path: str | Path) -> np.ndarray:
+def _render(figure: Any, path: str | Path) -> np.ndarray:
     """Draws, writes the PNG and returns what it shows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

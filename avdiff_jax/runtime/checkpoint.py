@@ -41,11 +41,11 @@ class Checkpoints:
         self._manager.close()
         sys.unraisablehook = self._unraisable
 
-    def _unless_closed(self, found):
+    def _unless_closed(self, unraisable: Any) -> None:
         """A save ends with the first array that cannot be written; the others report to an event
         loop that is closed by then, each with a traceback that tells nothing new."""
-        if str(found.exc_value) != "Event loop is closed":
-            self._unraisable(found)
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._unraisable(unraisable)
 
     def save(self, number: int, state: Any, metadata: dict) -> None:
         """Writes checkpoint `number`; one that exists already is replaced.
@@ -110,7 +110,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         return self._restored(number, args, "does not fit this configuration").state
 
-    def _restored(self, number, args, complaint) -> Any:
+    def _restored(self, number: int, args: Any, complaint: str) -> Any:
         try:
             return self._manager.restore(number, args=args)
         except (ValueError, KeyError, TypeError, OSError) as error:

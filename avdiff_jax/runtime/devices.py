@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +47,12 @@ def batch_sharding(mesh: Mesh, axis: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def put(tree, sharding: NamedSharding):
+def put(tree: Any, sharding: NamedSharding):
     """Arrays, the same in every process, on the devices; each process places its share."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
-    def placed(x):
+    def placed(x: Any):
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return x  # computed by all together, and so placed already
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

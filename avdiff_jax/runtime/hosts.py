@@ -11,6 +11,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -88,7 +89,7 @@ def own_folder(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
         yield pathlib.Path(folder)
 
 
-def fetch(tree):
+def fetch(tree: Any):
     """Arrays of any sharding as whole NumPy arrays; all processes call it together."""
     if jax.process_count() == 1:
         return jax.device_get(tree)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from types import FrameType
 
 from avdiff_jax.runtime import hosts
 
@@ -36,7 +37,7 @@ class Stop:
     def listening(self):
         """Takes the signals while the block runs."""
 
-        def handle(number, frame):
+        def handle(number: int, frame: FrameType | None):
             if self.signal is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.signal = number

@@ -13,6 +13,7 @@ from avdiff_jax.data.store import MODALITIES
 from avdiff_jax.data.store_report import Report
 from avdiff_jax.data.store_writer import Clip, pooled, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.runtime.progress import Progress
 
 
@@ -66,7 +67,8 @@ def _flags(settings: Iterable[str]) -> str:
 
 
 def import_features(
-    layout: str, settings: Mapping, path, *, name: str, pool: Mapping[str, int], command: str,
+    layout: str, settings: Mapping, path: FilePath, *, name: str, pool: Mapping[str, int],
+    command: str,
     may_lack_modality: bool = False, video_dtype: str = "float32",
 ) -> tuple[Report, split_file.Split | None]:
     """Makes the store `path`; returns what it holds, and the split that an official archive brings.
@@ -110,13 +112,16 @@ def import_features(
     return report, made[0] if made else None
 
 
-def watched(clips, source, name, shots, made: list) -> Iterator[Clip]:
+def watched(
+    clips: Iterable[Clip], source: official.Source, name: str, shots: int, made: list
+) -> Iterator[Clip]:
     """The same clips of a published archive; after the last its split is made and audited, so that
     a bad one stops all before the store is published, and put into `made`."""
     groups = {}
     for clip in clips:
         groups[clip.clip_id] = clip.group
         yield clip
+    assert source.sets is not None and source.classes is not None  # an archive brings both
     made.append(split_file.finish(
         source.sets, source.classes, name=name, shots=shots, seed=None, by="official",
         groups=groups))

@@ -6,6 +6,7 @@ executed.
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from avdiff_jax.data.importers.text_vectors import class_text
 from avdiff_jax.data.store_writer import Clip
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.io.npy_npz import NpzFiles, read_npy, strings
 
 MAX_CLIPS = 10_000_000
@@ -36,8 +38,10 @@ class Source(NamedTuple):
 
 
 def read_npz(
-    paths, *, audio_key, video_key, label_key, class_key=None, id_key=None, group_key=None,
-    text, text_key=None, text_names=None, text_map=None,
+    paths: Sequence[FilePath], *, audio_key: str | None, video_key: str | None, label_key: str,
+    class_key: str | None = None, id_key: str | None = None, group_key: str | None = None,
+    text: FilePath, text_key: str | None = None, text_names: str | None = None,
+    text_map: FilePath | None = None,
 ):
     """Reads flat values + offsets from one or several .npz files.
 
@@ -90,7 +94,9 @@ def read_npz(
     return clips(), source
 
 
-def npz_features(paths, audio_key, video_key, id_key):
+def npz_features(
+    paths: Sequence[FilePath], audio_key: str | None, video_key: str | None, id_key: str | None
+):
     """Clips without labels from .npz files, with keys as for `read_npz`.
 
     Returns ([n] clip ids, {modality: iterator over [T, D] arrays}). Raises UserError.
@@ -104,11 +110,11 @@ def npz_features(paths, audio_key, video_key, id_key):
     return _column(files, id_key, n, "--id-key", files.named) or _numbered(n), pieces
 
 
-def _numbered(n):
+def _numbered(n: int):
     return [f"clip{number:0{len(str(n - 1))}d}" for number in range(n)]
 
 
-def _npz_pieces(files, keys, n):
+def _npz_pieces(files: NpzFiles, keys: Mapping[str, str | None], n: int):
     """Modality -> iterator over the [T, D] pieces of n clips, for the modalities with a key."""
     streams = {
         modality: _npz_stream(files, key, n, f"--{modality}-key", files.named)
@@ -119,7 +125,7 @@ def _npz_pieces(files, keys, n):
     return {modality: files.rows(*stream) for modality, stream in streams.items()}
 
 
-def _column(files, key, n, flag, named):
+def _column(files: NpzFiles, key: str | None, n: int, flag: str, named: str):
     """[n] strings, or None without a key."""
     if key is None:
         return None
@@ -129,7 +135,10 @@ def _column(files, key, n, flag, named):
     return strings(values)
 
 
-def _npz_classes(files, labels, label_key, class_key, ids, named):
+def _npz_classes(
+    files: NpzFiles, labels: np.ndarray, label_key: str, class_key: str | None, ids: Sequence[str],
+    named: str,
+):
     """Class names, and the number of each clip's class."""
     if labels.dtype.kind in "SU":
         names = strings(labels)
@@ -159,11 +168,11 @@ def _npz_classes(files, labels, label_key, class_key, ids, named):
     return strings(known), labels.tolist()
 
 
-def _offsets_key(key):
+def _offsets_key(key: str):
     return key.partition(",")[2] or f"{key}_offsets"
 
 
-def _npz_stream(files, key, n, flag, named):
+def _npz_stream(files: NpzFiles, key: str, n: int, flag: str, named: str):
     """(key of the values, [n+1] int64 offsets)."""
     values_key, offsets_key = key.partition(",")[0], _offsets_key(key)
     if "," not in key:
@@ -184,7 +193,10 @@ def _npz_stream(files, key, n, flag, named):
 # ------------------------------------------------------------------------- manifest
 
 
-def read_manifest(path, *, text, text_key=None, text_names=None, text_map=None):
+def read_manifest(
+    path: FilePath, *, text: FilePath, text_key: str | None = None, text_names: str | None = None,
+    text_map: FilePath | None = None,
+):
     """Reads a CSV with the header clip_id,class,group,audio,video (group may be left out).
 
     audio and video name .npy files, [T, D], relative to the CSV; an empty cell says that the
@@ -208,7 +220,7 @@ def read_manifest(path, *, text, text_key=None, text_names=None, text_map=None):
         raise UserError(f"manifest {path} lists 0 clips: add some")
     folder = os.path.dirname(os.fspath(path))
 
-    def features(entry, modality):
+    def features(entry: Mapping[str, str], modality: str):
         if not entry[modality]:
             return None
         return read_npy(os.path.join(folder, entry[modality]))

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,9 @@ from avdiff_jax.data.splits.from_lists import source_video
 from avdiff_jax.data.store_writer import Clip
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.io.safe_pickle import read_pickle
+from avdiff_jax.runtime.progress import Progress
 
 PUBLISHED_SECONDS = {"audio": 0.96, "video": 0.64}  # VGGish; C3D, 16 frames at 25 per second
 
@@ -48,7 +50,7 @@ class _Part(NamedTuple):
     video: str
 
 
-def published_shots(root):
+def published_shots(root: FilePath):
     """The k for which a published archive folder has features, ascending."""
     folder = os.path.join(root, "features")
     if not os.path.isdir(folder):
@@ -58,7 +60,10 @@ def published_shots(root):
     return sorted(int(match[1]) for match in found if match)
 
 
-def read_official(root, shots, *, text=None, text_map=None, progress=None):
+def read_official(
+    root: FilePath, shots: int, *, text: FilePath | None = None, text_map: FilePath | None = None,
+    progress: Progress | None = None,
+):
     """Reads the published archive layout with its pre-made sets for `shots` shots.
 
     Args:
@@ -80,7 +85,7 @@ def read_official(root, shots, *, text=None, text_map=None, progress=None):
                         f"{', '.join(map(str, there)) or 'none'}: change --shots")
     base = os.path.join(root, "features", f"{shots}-shot")
     lists = os.path.join(root, "class-split")
-    text = text or _only(os.path.join(base, "text"), ".npy", "--text", prefer="_normed.npy")
+    text_file = text or _only(os.path.join(base, "text"), ".npy", "--text", prefer="_normed.npy")
     if text_map is None and os.path.isdir(lists):
         text_map = _only(lists, "_w2v_class_names.csv", "--text-map", required=False)
     spelling = _published_spelling(lists, base)
@@ -92,8 +97,10 @@ def read_official(root, shots, *, text=None, text_map=None, progress=None):
         name=os.path.basename(os.path.abspath(root)),
         total=None,
         class_names=class_names,
-        class_text=class_text(class_names, text, text_map=text_map),
-        files=[os.path.basename(os.path.abspath(root)), f"{shots}-shot", os.path.basename(text)],
+        class_text=class_text(class_names, text_file, text_map=text_map),
+        files=[
+            os.path.basename(os.path.abspath(root)), f"{shots}-shot", os.path.basename(text_file),
+        ],
         notes=notes,
         sets=sets,
         classes=classes,
@@ -101,7 +108,9 @@ def read_official(root, shots, *, text=None, text_map=None, progress=None):
     return _published_clips(parts, sets, progress), source
 
 
-def _only(folder, suffix, flag, prefer=None, required=True) -> Any:
+def _only(
+    folder: str, suffix: str, flag: str, prefer: str | None = None, required: bool = True
+) -> Any:
     """The one file in `folder` that ends in `suffix` (or, among several, in `prefer`)."""
     found = sorted(entry for entry in (os.listdir(folder) if os.path.isdir(folder) else ())
                    if entry.endswith(suffix))
@@ -115,7 +124,7 @@ def _only(folder, suffix, flag, prefer=None, required=True) -> Any:
                     f"name it with {flag}")
 
 
-def _published_spelling(lists, base):
+def _published_spelling(lists: str, base: str):
     """A function from a file stem to the class name that all_class.txt spells."""
     path = os.path.join(lists, "all_class.txt")
     if os.path.exists(path):
@@ -129,7 +138,7 @@ def _published_spelling(lists, base):
         path = os.path.join(base, "audio")
     find = NameMatcher(known)
 
-    def spelling(stem, file):
+    def spelling(stem: str, file: FilePath):
         name = find(stem)
         if name is None:
             raise UserError(f"{file} is of class {stem!r}, which {path} does not list: add the "
@@ -148,14 +157,14 @@ def _folders() -> Iterator[tuple[str, int | None, str]]:
             yield set_name, None, folders
 
 
-def _stems(folder):
+def _stems(folder: str):
     if not os.path.isdir(folder):
         raise UserError(f"{folder} does not exist though the published layout has it: complete the "
                         f"archive or change --shots")
     return sorted(entry[:-4] for entry in os.listdir(folder) if entry.endswith(".pkl"))
 
 
-def _published_index(base, lists, shots, spelling, notes):
+def _published_index(base: str, lists: str, shots: int, spelling: Callable, notes: list[str]):
     """Which class files there are, checked against each other and the class lists.
 
     Returns [_Part], class names, and the classes of base1, novel1, novel2.
@@ -187,7 +196,7 @@ def _published_index(base, lists, shots, spelling, notes):
     return parts, sorted(set().union(*found.values())), classes
 
 
-def _class_files(place, spelling):
+def _class_files(place: str, spelling: Callable):
     """Class name -> file of a directory."""
     files = {}
     for stem in _stems(place):
@@ -199,7 +208,9 @@ def _class_files(place, spelling):
     return files
 
 
-def _check_same(what, audio, video, audio_file, video_file):
+def _check_same(
+    what: str, audio: Collection[str], video: Collection[str], audio_file: str, video_file: str
+) -> None:
     """Raises UserError where two files or directories do not have the same classes or clips."""
     one_sided = sorted(set(audio) ^ set(video))
     if one_sided:
@@ -207,7 +218,7 @@ def _check_same(what, audio, video, audio_file, video_file):
                         f"{one_sided[0]!r} is in one of them only: complete the archive")
 
 
-def _published_clips(parts, sets, progress):
+def _published_clips(parts: Sequence, sets: dict, progress: Progress | None):
     """Yields each clip once and files its id under every set that has it."""
     known = {}  # clip id -> (class, digest of its features)
     sizes = [_mebibytes(part.audio) + _mebibytes(part.video) for part in parts]
@@ -236,11 +247,11 @@ def _published_clips(parts, sets, progress):
         read += size
 
 
-def _mebibytes(path):
+def _mebibytes(path: FilePath):
     return os.path.getsize(path) / (1 << 20)
 
 
-def _read_class(path):
+def _read_class(path: FilePath):
     """{clip id: [T, D] features} of one class file, in the order of the file."""
     with text_files.opened(path) as file:
         content = read_pickle(file, path)

@@ -16,6 +16,8 @@ import numpy as np
 from avdiff_jax.data.class_text import listed, near, respelled
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
+from avdiff_jax.runtime.progress import Progress
 
 MAX_LINE_BYTES = 1 << 20  # a word and some ten thousand numbers; anything longer is no such file
 LIKE_BYTES = 2  # words that could be near matches start with the same bytes
@@ -42,7 +44,8 @@ def words_of(name: str) -> list[str]:
 
 
 def name_vectors(
-    class_names: Sequence[str], path, manual: Mapping[str, str] | None = None, progress=None
+    class_names: Sequence[str], path: FilePath, manual: Mapping[str, str] | None = None,
+    progress: Progress | None = None
 ) -> NamedVectors:
     """A vector for each class: the mean over the words of its name.
 
@@ -80,7 +83,9 @@ def _forms(word: str) -> Iterator[bytes]:
         yield form.encode("utf-8", "replace")
 
 
-def _vectors(path, words: Iterable[str], progress) -> dict[str, np.ndarray]:
+def _vectors(
+    path: FilePath, words: Iterable[str], progress: Progress | None
+) -> dict[str, np.ndarray]:
     """Word -> [D] float64 of the first of its forms that the file has."""
     ranks: dict[bytes, list[tuple[int, str]]] = {}
     for word in words:
@@ -103,7 +108,7 @@ def _vectors(path, words: Iterable[str], progress) -> dict[str, np.ndarray]:
     return {word: vector for word, (_, vector) in best.items()}
 
 
-def _numbers(path, number, head, values):
+def _numbers(path: FilePath, number: int, head: bytes, values: bytes):
     try:
         # float() would also take 1_000
         vector = np.array([float(value) for value in values.replace(b"_", b"?").split()])
@@ -116,7 +121,7 @@ def _numbers(path, number, head, values):
     return vector
 
 
-def _like(path, words: set[str]) -> dict[str, list[str]]:
+def _like(path: FilePath, words: set[str]) -> dict[str, list[str]]:
     """Word -> words of the file that are close to it; read again only where some are lacking."""
     if not words:
         return {}
@@ -133,7 +138,7 @@ def _start(word: bytes) -> bytes:
     return word[:LIKE_BYTES].lower()
 
 
-def _lines(path, progress=None) -> Iterator[tuple[int, bytes, bytes]]:
+def _lines(path: FilePath, progress: Progress | None = None) -> Iterator[tuple[int, bytes, bytes]]:
     """(line number, word, its numbers) of every word without spaces; each line is checked."""
     with text_files.opened(path, "word vectors") as file:
         if re.search(rb"[\x00-\x08\x0e-\x1f]", file.read(1 << 12)):
@@ -171,7 +176,7 @@ def _lines(path, progress=None) -> Iterator[tuple[int, bytes, bytes]]:
             raise UserError(f"word vectors {path} hold 0 vectors: name another file")
 
 
-def _odd(path, number, line, dim, stated):
+def _odd(path: FilePath, number: int, line: bytes, dim: int, stated: str):
     """A line with more spaces than numbers, mended; b"" for a word that has spaces itself."""
     fields = line.split()
     if len(fields) == dim + 1 > 1:
@@ -183,7 +188,7 @@ def _odd(path, number, line, dim, stated):
                     f"copy or make the file again, as text")
 
 
-def _is_number(field):
+def _is_number(field: bytes):
     try:
         float(field)
     except ValueError:
@@ -191,5 +196,5 @@ def _is_number(field):
     return True
 
 
-def _said(head):
+def _said(head: bytes):
     return repr(head.decode("utf-8", "replace")[:80])

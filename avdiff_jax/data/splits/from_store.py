@@ -9,6 +9,7 @@ import numpy as np
 from avdiff_jax.data.splits.sampling import check_request, cut, draw, pick, rng, with_shots
 from avdiff_jax.data.splits.sets import DRAWS, KINDS, Clips, examples
 from avdiff_jax.data.splits.split_file import Split, finish
+from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
 
 # Shares of (validation, test) where nothing else is asked for. By clip they are those of Table 1:
@@ -40,7 +41,7 @@ class _Request(NamedTuple):
 
 
 def make_split(
-    store,
+    store: Store,
     shots: int,
     seed: int,
     *,
@@ -110,7 +111,7 @@ def make_split(
     return finish(sets, classes, name=name, shots=shots, seed=seed, by=by, groups=groups)
 
 
-def _groups_of(store) -> dict[str, str]:
+def _groups_of(store: Store) -> dict[str, str]:
     """Group by clip id, of the clips that have one."""
     if store.groups is None:
         return {}
@@ -122,7 +123,7 @@ def _groups_of(store) -> dict[str, str]:
 
 
 def _choose_classes(
-    with_clips: set[str], store, seed: int, wishes: Mapping
+    with_clips: set[str], store: Store, seed: int, wishes: Mapping
 ) -> dict[str, list[str]]:
     """The classes of each wish, out of those that have clips."""
     chosen = {
@@ -145,7 +146,9 @@ def _choose_classes(
     return {kind: chosen[kind] for kind in wishes}
 
 
-def _named_classes(kind: str, wish, with_clips: set[str], store) -> list[str]:
+def _named_classes(
+    kind: str, wish: Iterable[str], with_clips: set[str], store: Store
+) -> list[str]:
     """The classes listed in a wish, as the store spells them."""
     if isinstance(wish, str):
         raise UserError(f"{kind} is the text {wish!r} but a number or a list is needed")

@@ -8,6 +8,7 @@ import numpy as np
 from avdiff_jax.data.splits.sampling import rng
 from avdiff_jax.data.splits.sets import STAGE_1, Clips, examples
 from avdiff_jax.data.splits.split_file import Split
+from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
 
 # --- for training --------------------------------------------------------------------------------
@@ -31,7 +32,7 @@ class Stage(NamedTuple):
     eval_novel: tuple[Members, ...]  # stage 1: (val_novel,); stage 2: test_novel for each draw
 
 
-def stage(split: Split, store, number: int) -> Stage:
+def stage(split: Split, store: Store, number: int) -> Stage:
     """What stage 1 or 2 trains and evaluates on.
 
     Labels come from the split and are checked against those of the store. Base classes of stage 2
