@@ -93,12 +93,38 @@ def jump(x, eps, alpha_bar, alpha_bar_to):
     return jnp.sqrt(alpha_bar_to) * x0 + jnp.sqrt(1 - alpha_bar_to) * eps
 
 
+class Prepared(NamedTuple):
+    """The noise predictor for conditions w that do not change over a sampling run.
+
+    The input only meets t and w in the first Linear, so W f([x; t; w]) = W_x f(x) + t W_t + c
+    with c = W_w f(w) + bias [b, hidden]. second, bias: of the second Linear.
+    """
+
+    w_x: jax.Array
+    w_t: jax.Array
+    constant: jax.Array
+    second: jax.Array
+    bias: jax.Array
+
+    def first(self, x: Float[Array, "b d"], t) -> Float[Array, "b h"]:
+        """The first Linear's output at one t for the whole batch."""
+        of_x = product("bi,io->bo", nn.leaky_relu(x, SLOPE), self.w_x)
+        return of_x + t * self.w_t + self.constant
+
+    def eps(
+        self, x: Float[Array, "b d"], t, key: jax.Array | None = None, rate: float = 0.0
+    ) -> Float[Array, "b d"]:
+        """The predicted noise; `key` draws dropout of `rate`."""
+        hidden = nn.leaky_relu(self.first(x, t), SLOPE)
+        if key is not None:
+            hidden = dropout(key, hidden, rate)
+        return product("bi,io->bo", hidden, self.second) + self.bias[None]
+
+
 class NoisePredictor(nn.Module):
     """eps_theta(x_t, t, w): LeakyReLU of the concatenation, Linear, LeakyReLU, Dropout, Linear.
 
-    t enters as a plain number 0..T-1. The input only meets t and w in the first Linear, so
-    W f([x; t; w]) = W_x f(x) + t W_t + W_w f(w): `prepared` computes the last term once for
-    a whole sampling run.
+    t enters as a plain number 0..T-1.
     """
 
     hidden: int
@@ -114,26 +140,18 @@ class NoisePredictor(nn.Module):
     def __call__(self, x, t, w, key=None):
         """x [b, width], t [b], w [b, condition]; key draws dropout. Returns eps [b, width]."""
         joined = jnp.concatenate([x, t[:, None].astype(x.dtype), w], axis=-1)
-        return self._rest(self.first(nn.leaky_relu(joined, SLOPE)), key)
-
-    def prepared(self, w):
-        """w [b, condition] -> (W_x, W_t, W_w f(w) + bias)."""
-        p = self.first.variables["params"]
-        split = [self.width, self.width + 1]
-        w_x, w_t, w_w = jnp.split(p["kernel"], split, axis=0)
-        return w_x, w_t, product("bi,io->bo", nn.leaky_relu(w, SLOPE), w_w) + p["bias"][None]
-
-    def step(self, x, t, prepared, key=None):
-        """As `__call__` at one scalar t for the whole batch, on `prepared` terms."""
-        w_x, w_t, constant = prepared
-        of_x = product("bi,io->bo", nn.leaky_relu(x, SLOPE), w_x)
-        return self._rest(of_x + t * w_t + constant, key)
-
-    def _rest(self, hidden, key):
-        hidden = nn.leaky_relu(hidden, SLOPE)
+        hidden = nn.leaky_relu(self.first(nn.leaky_relu(joined, SLOPE)), SLOPE)
         if key is not None:
             hidden = dropout(key, hidden, self.rate)
         return self.second(hidden)
+
+    def prepared(self, w: Float[Array, "b c"]) -> Prepared:
+        """What does not change over a sampling run with these conditions."""
+        first, second = (layer.variables["params"] for layer in (self.first, self.second))
+        split = [self.width, self.width + 1]
+        w_x, w_t, w_w = jnp.split(first["kernel"], split, axis=0)
+        constant = product("bi,io->bo", nn.leaky_relu(w, SLOPE), w_w) + first["bias"][None]
+        return Prepared(w_x, w_t, constant, second["kernel"], second["bias"])
 
 
 def noise_loss(predict, x0, w, t, noise, s: Schedule) -> Float[Array, " b"]:
@@ -189,7 +207,7 @@ def sample(step, d: Draws, s: Schedule, final_noise: bool) -> Float[Array, "b d"
     return jax.lax.scan(body, d.x_T, inputs)[0]
 
 
-def sample_few(step, start, keys, s: Schedule) -> Float[Array, "b d"]:
+def sample_few(step, start, keys, s: Schedule, unroll: int = 1) -> Float[Array, "b d"]:
     """Runs `jump` over evenly spaced steps t from T - 1 down to the noise-free x_0.
 
     Args:
@@ -197,6 +215,7 @@ def sample_few(step, start, keys, s: Schedule) -> Float[Array, "b d"]:
       start: x_T [b, d].
       keys: [n] dropout keys; n is the number of steps.
       s: the schedule.
+      unroll: steps of the compiled loop's body.
     """
     t = np.linspace(s.steps - 1, 0, len(keys) + 1).round().astype(int)[:-1]
     levels = np.append(s.alpha_bar[t], np.float32(1))
@@ -206,4 +225,4 @@ def sample_few(step, start, keys, s: Schedule) -> Float[Array, "b d"]:
         return jump(x, step(x, t, key), level, level_to), None
 
     inputs = (t.astype(np.float32), keys, levels[:-1], levels[1:])
-    return jax.lax.scan(body, start, inputs)[0]
+    return jax.lax.scan(body, start, inputs, unroll=unroll)[0]

@@ -162,7 +162,7 @@ def test_split_first_layer_equals_concatenation(predictor):
     prepared = model.apply(vars, w, method="prepared")
     for k in (None, jax.random.key(3)):
         whole = model.apply(vars, x, jnp.full(5, 4.0), w, k)
-        split = model.apply(vars, x, jnp.float32(4), prepared, k, method="step")
+        split = prepared.eps(x, jnp.float32(4), k, model.rate)
         np.testing.assert_allclose(split, whole, atol=1e-5)
     assert np.abs(whole - model.apply(vars, x, jnp.full(5, 4.0), w)).max() > 1e-3  # dropout
 

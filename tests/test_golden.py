@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax import diffusion
+from avdiff_jax import diffusion, sampling
 from avdiff_jax.data.feed import Batch, Resident, gather
 from avdiff_jax.data.store import Sequences
 from avdiff_jax.data.windows import Lengths, windows
@@ -22,6 +22,7 @@ from avdiff_jax.nn import masks
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.layers import Linear, fourier
 from avdiff_jax.nn.trunk import Trunk, scaled
+from avdiff_jax.runtime import devices
 from avdiff_jax.train.optimisers import TrainState, fresh_optimisers
 from avdiff_jax.train.step import update
 from configs import common
@@ -174,7 +175,7 @@ def test_diffusion(toy):
     x = jnp.asarray(want["chain/x"][0])
     for i in range(STEPS):
         t = STEPS - 1 - i
-        eps = model.apply(gen, x, jnp.float32(t), prepared, method="step")
+        eps = prepared.eps(x, jnp.float32(t))
         close(f"chain eps t={t}", eps, want["chain/eps_theta"][i], 2e-6)
         step_noise = jnp.asarray(want["chain/step_noise"][i])
         x = diffusion.reversed_step(x, eps, step_noise, s.beta[t], s.alpha[t], s.alpha_bar[t])
@@ -183,12 +184,17 @@ def test_diffusion(toy):
         jnp.asarray(want["chain/x"][0]), jnp.asarray(want["chain/step_noise"]),
         jax.random.split(jax.random.key(0), STEPS),
     )
-    step = lambda x, t, key: model.apply(gen, x, t, prepared, method="step")  # noqa: E731
-    close("sampler", diffusion.sample(step, draws, s, True), want["chain/x"][-1], 2e-6)
+    close("sampler", diffusion.sample(prepared.eps, draws, s, True), want["chain/x"][-1], 2e-6)
+    found = sampling.sample(prepared, draws, s, True, 0.0)
+    close("sampler of a GPU", found, want["chain/x"][-1], 2e-6)
 
 
-@pytest.mark.parametrize("role", ["base", "novel"])
-def test_losses_gradients_statistics(toy, role):
+@pytest.mark.parametrize(
+    "role, on_gpu", [("base", False), ("novel", False), ("novel", True)],
+    ids=["base", "novel", "novel as on a GPU"],
+)
+def test_losses_gradients_statistics(toy, role, on_gpu, monkeypatch):
+    monkeypatch.setattr(devices, "on_gpu", lambda: on_gpu)
     info, batch, vars = toy
     want = load(f"train_{role}")
 

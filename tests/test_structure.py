@@ -21,6 +21,7 @@ FLOORS = [
     "losses",
     "nn",
     "diffusion",
+    "sampling",
     "metrics",
     "cli",
     "data",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from avdiff_jax import diffusion
+from avdiff_jax import diffusion, sampling
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import Clips, Info, Labelled, Method, Player, Vars
@@ -14,6 +14,7 @@ from avdiff_jax.methods.shared import trunk_methods
 from avdiff_jax.methods.shared.heads import apply_head, classify, embed, judge_real, scores
 from avdiff_jax.methods.shared.prototypes import average_classes, average_prototypes
 from avdiff_jax.methods.shared.trunk_methods import features
+from avdiff_jax.runtime import devices
 
 TRUNK = trunk_methods.TRUNK
 
@@ -91,23 +92,26 @@ def generate(
         mean = variables.buffers["gaussian_mean"][labels]
         noise = jax.random.normal(key, mean.shape)
         return mean + variables.buffers["gaussian_deviation"][None] * noise
-    s = _schedule(info)
-    params = variables.params["gen"]
-    model = _predictor(info, variables)
+    config, s = info.config.diffusion, _schedule(info)
+    shape = len(labels), info.config.model.width
     condition = variables.buffers["condition"][labels]
-    few, shape = info.config.diffusion.few_steps, (len(labels), info.config.model.width)
-    # The terms of t and w do not change over the chain.
-    prepared = model.apply({"params": params}, condition, method="prepared")
+    prepared = _predictor(info, variables).apply(
+        {"params": variables.params["gen"]}, condition, method="prepared"
+    )
+    rate = config.dropout if train else 0.0
 
     def step(x, t, k):
-        return model.apply({"params": params}, x, t, prepared, k if train else None, method="step")
+        return prepared.eps(x, t, k, rate)
 
-    if few:
+    if config.few_steps:
         k_start, k_drop = jax.random.split(key)
-        start = jax.random.normal(k_start, shape)
-        return diffusion.sample_few(step, start, jax.random.split(k_drop, few), s)
+        start, keys = jax.random.normal(k_start, shape), jax.random.split(k_drop, config.few_steps)
+        unroll = config.few_steps if devices.on_gpu() else 1
+        return diffusion.sample_few(step, start, keys, s, unroll)
     draws = draws or diffusion.draws(key, s, *shape)
-    return diffusion.sample(step, draws, s, info.config.diffusion.final_noise)
+    if devices.on_gpu():
+        return sampling.sample(prepared, draws, s, config.final_noise, rate)
+    return diffusion.sample(step, draws, s, config.final_noise)
 
 
 def loss(

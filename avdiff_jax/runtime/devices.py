@@ -37,6 +37,11 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def on_gpu() -> bool:
+    """Whether this process computes on GPUs, whose programs differ in form and not in result."""
+    return jax.default_backend() == "gpu"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on each device: the state, features on the device."""
     return NamedSharding(mesh, PartitionSpec())

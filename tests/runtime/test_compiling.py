@@ -15,6 +15,7 @@ from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
 from avdiff_jax.inference.export import scoring_function
 from avdiff_jax.inference.model import BASE, NOVEL, Examples, Trained
+from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import PRECISIONS, compile_function, product_precision
 from avdiff_jax.train.add_classes import add_classes
 from avdiff_jax.train.context import (
@@ -22,6 +23,8 @@ from avdiff_jax.train.context import (
     initialise_variables,
     iterate_training_clips,
 )
+from avdiff_jax.train.stage import ready
+from avdiff_jax.train.substage import Phase, epoch_plans
 from tests import tiny
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -122,6 +125,27 @@ def test_export(other_default):
     named = re.findall(r"stablehlo\.dot_general.*?precision = \[(\w+), (\w+)\]", text)
     assert set(named) == {("HIGH", "HIGH")}
     assert len(named) == len(re.findall(r"stablehlo\.dot_general", text)) > 10
+
+
+@pytest.mark.parametrize("frozen_mode", ["train", "eval"])
+def test_training_lowers_for_a_gpu(frozen_mode, monkeypatch):
+    """In the form that a GPU gets, draws side by side where features are cached."""
+    monkeypatch.setattr(devices, "on_gpu", lambda: True)
+    b = tiny.make_bench(tiny.config(train__frozen_mode=frozen_mode))
+    with tiny.quick_compilation():
+        setting, state = ready(b, Phase(2, 2, 0 if frozen_mode == "train" else None),
+                               initial_vars(b), None)
+    inputs = {
+        role: setting.feed.inputs(plan, setting.lengths)
+        for role, plan in epoch_plans(setting, 0).items()
+    }
+    key = jax.random.key(0)
+    if frozen_mode == "eval":
+        key = jax.random.split(key, len(setting.members))
+    lowered = setting.train.trace(state, setting.feed.data, inputs, key).lower(
+        lowering_platforms=("cuda",)
+    )
+    assert "stablehlo.while" in lowered.as_text()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
