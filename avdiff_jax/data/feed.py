@@ -4,7 +4,9 @@ Where the features live on the device a plan is all that travels, and the batch 
 otherwise the host fills the same batch from the memory-mapped store.
 """
 
+import collections
 import functools
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -83,19 +85,40 @@ class Filled(NamedTuple):
     video: np.ndarray
 
 
+@functools.cache
+def readers() -> ThreadPoolExecutor:
+    """Threads that read clips: copying rows runs beside Python. Half of the cores are enough to
+    keep a GPU busy, and where the CPU trains, the others do."""
+    return ThreadPoolExecutor(min(MOST_READERS, max(1, (os.cpu_count() or 1) // 2)))
+
+
 def fill(store: Flat, plan: Plan, lengths: Lengths) -> Filled:
-    """Reads the windows of a plan of any shape from the memory-mapped store."""
+    """Reads the windows of a plan of any shape from the memory-mapped store, each value in the
+    type that it is stored in."""
 
     def read(sequences, start, length, most):
-        values = np.zeros((start.size, most, sequences.dim), sequences.values.dtype)
-        for row, a, n in zip(values, start.ravel(), length.ravel(), strict=True):
-            row[:n] = sequences.values[a : a + n]
-        return values.reshape(*start.shape, most, sequences.dim)
+        values = np.empty((start.size, most, sequences.dim), sequences.values.dtype)
 
-    return Filled(
-        read(store.audio, plan.audio_start, plan.audio_length, lengths.audio),
-        read(store.video, plan.video_start, plan.video_length, lengths.video),
+        def read_rows(rows):
+            for row, a, n in zip(values[rows], start[rows], length[rows], strict=True):
+                row[:n] = sequences.values[a : a + n]
+                row[n:] = 0
+
+        # Several parts a thread, since clips differ in length.
+        size = max(1, start.size // (4 * MOST_READERS))
+        parts = [slice(first, first + size) for first in range(0, start.size, size)]
+        return values, [readers().submit(read_rows, part) for part in parts]
+
+    read_parts = (
+        read(store.audio, plan.audio_start.ravel(), plan.audio_length.ravel(), lengths.audio),
+        read(store.video, plan.video_start.ravel(), plan.video_length.ravel(), lengths.video),
     )
+    for _, jobs in read_parts:
+        for job in jobs:
+            job.result()
+    return Filled(*(
+        values.reshape(*plan.label.shape, *values.shape[1:]) for values, _ in read_parts
+    ))
 
 
 def framed(filled: Filled, plan: Plan, seconds) -> Batch:
@@ -115,8 +138,10 @@ def largest_divisor(total: int, most: int) -> int:
     return max(n for n in range(1, min(most, total) + 1) if total % n == 0)
 
 
-# Streamed dispatches hold at most this much, and two are in flight.
-STREAM_BYTES = 256 << 20
+AHEAD = 2  # dispatches that are made while one is trained on: one is read, one travels
+# What a streamed dispatch holds at most of a role; so many more than `AHEAD` are there at a time.
+STREAM_BYTES = 170 << 20
+MOST_READERS = 8
 
 
 class Feed:
@@ -199,12 +224,12 @@ class Feed:
 
 
 def prefetched(make: Callable, items) -> Iterator:
-    """Yields make(item) for each item; the next one is made by a thread meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
+    """Yields make(item) for each item, in order; threads make the next `AHEAD` meanwhile."""
+    with ThreadPoolExecutor(AHEAD) as pool:
+        waiting = collections.deque()
         for item in items:
-            made, waiting = waiting, pool.submit(make, item)
-            if made is not None:
-                yield made.result()
-        if waiting is not None:
-            yield waiting.result()
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

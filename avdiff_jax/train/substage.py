@@ -157,8 +157,8 @@ class SubstageRun:
             self.check_stop()
 
     def prepare_dispatches(self) -> Iterator[tuple[Place, Any]]:
-        """Yields place and inputs of each dispatch that is left. A thread prepares the next one,
-        and with it the plans of the next epoch, meanwhile."""
+        """Yields place and inputs of each dispatch that is left. Threads prepare the next ones,
+        and with them the plans of the next epoch, meanwhile."""
         if not self.setting.trains:
             return
         record, setting, steps = self.record, self.setting, self.record.steps

@@ -1,11 +1,14 @@
 """From plans to batches: the two ways of filling, dispatches, prefetching."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax.data.feed import Feed, Resident, fill, framed, gather, prefetched
+from avdiff_jax.data import feed
+from avdiff_jax.data.feed import AHEAD, Feed, Resident, fill, framed, gather, prefetched
 from avdiff_jax.data.store import open_store
 from avdiff_jax.data.windows import Lengths, Limits, windows
 from avdiff_jax.errors import UserError
@@ -69,6 +72,37 @@ def test_streamed_dispatches_fit_their_memory(monkeypatch):
     assert feed.streamed and feed.steps(Lengths(5, 5), 8, 50, 300) == 3
     with pytest.raises(UserError, match="residence"):
         Feed(open_store(tiny.world()[0]), tiny.mesh(), "cloud")
+
+
+def test_prefetched_runs_no_further_ahead_than_it_says():
+    """What waits is memory; and nothing is made for a consumer that has left."""
+    begun = []
+    stream = prefetched(lambda x: begun.append(x) or x, range(20))
+    for taken in range(5):
+        assert next(stream) == taken
+        assert len(begun) <= taken + 1 + AHEAD
+    stream.close()
+    assert len(begun) <= 5 + AHEAD
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_filling_does_not_depend_on_the_number_of_readers(threads, monkeypatch):
+    rng = np.random.default_rng(0)
+    store = sequences(rng.integers(1, 9, 40), rng.integers(1, 9, 40))
+    clips, lengths = rng.integers(0, 40, (6, 50)), Lengths(5, 6)
+    plan = windows(store, clips, clips, lengths, rng.random(clips.shape))
+    with ThreadPoolExecutor(threads) as pool:
+        monkeypatch.setattr(feed, "readers", lambda: pool)
+        found = fill(store, plan, lengths)
+    for part, sequence in (("audio", store.audio), ("video", store.video)):
+        values, most = getattr(found, part), getattr(lengths, part)
+        assert values.shape[:3] == (6, 50, most) and values.dtype == sequence.values.dtype
+        starts, counts = getattr(plan, f"{part}_start"), getattr(plan, f"{part}_length")
+        for row, start, count in zip(
+            values.reshape(300, most, -1), starts.ravel(), counts.ravel(), strict=True
+        ):
+            np.testing.assert_array_equal(row[:count], sequence.values[start : start + count])
+            assert not row[count:].any()
 
 
 def test_prefetched_keeps_order_and_passes_errors_on():
