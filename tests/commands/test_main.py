@@ -87,6 +87,7 @@ REFUSED = {
         ([CONFIG, "--compare=/dev/zero"], "is a pipe or a device"),
         ([CONFIG, "--compare=SPLIT"], "was not written by launch/speed.py --json"),
         ([CONFIG, "--json=none/out.json"], "there is no folder none"),
+        ([CONFIG, "--only", "sampler", "naps"], "invalid choice: 'naps'"),
     ],
 }
 LINES = [(file, *case) for file, own in REFUSED.items() for case in (*PARSED, *own)]

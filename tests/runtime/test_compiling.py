@@ -23,8 +23,9 @@ from avdiff_jax.train.context import (
     initialise_variables,
     iterate_training_clips,
 )
-from avdiff_jax.train.stage import ready
-from avdiff_jax.train.substage import Phase, epoch_plans
+from avdiff_jax.train.records import Phase
+from avdiff_jax.train.setting import plan_epoch
+from avdiff_jax.train.stage import prepare_substage
 from tests import tiny
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -131,18 +132,18 @@ def test_export(other_default):
 def test_training_lowers_for_a_gpu(frozen_mode, monkeypatch):
     """In the form that a GPU gets, draws side by side where features are cached."""
     monkeypatch.setattr(devices, "on_gpu", lambda: True)
-    b = tiny.make_bench(tiny.config(train__frozen_mode=frozen_mode))
+    b = tiny.make_context(tiny.config(train__frozen_mode=frozen_mode))
     with tiny.quick_compilation():
-        setting, state = ready(b, Phase(2, 2, 0 if frozen_mode == "train" else None),
-                               initial_vars(b), None)
+        setting, state = prepare_substage(b, Phase(2, 2, 0 if frozen_mode == "train" else None),
+                               initialise_variables(b), None)
     inputs = {
-        role: setting.feed.inputs(plan, setting.lengths)
-        for role, plan in epoch_plans(setting, 0).items()
+        role: setting.source.inputs(plan, setting.lengths)
+        for role, plan in plan_epoch(setting, 0).items()
     }
     key = jax.random.key(0)
     if frozen_mode == "eval":
         key = jax.random.split(key, len(setting.members))
-    lowered = setting.train.trace(state, setting.feed.data, inputs, key).lower(
+    lowered = setting.program.trace(state, setting.source.data, inputs, key).lower(
         lowering_platforms=("cuda",)
     )
     assert "stablehlo.while" in lowered.as_text()

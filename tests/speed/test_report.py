@@ -1,7 +1,7 @@
-"""launch/speed.py, the FLOP count behind it, and the generator of dropout's randomness."""
+"""What launch/speed.py measures and prints, the FLOP count behind it, and the generator of
+dropout's randomness."""
 
 import importlib
-import importlib.util
 import json
 
 import jax
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from avdiff_jax.errors import UserError
 from avdiff_jax.nn.layers import dropout, random_words
-from avdiff_jax.speed import flops
-from tests import ROOT, tiny
-
-PATH = ROOT / "launch" / "speed.py"
+from avdiff_jax.speed import clips, flops, measure, report
+from avdiff_jax.speed.product import Product
+from tests import tiny
 
 
 @pytest.mark.parametrize(
@@ -93,66 +93,98 @@ def test_dropout_draws_are_a_function_of_the_global_position(key):
     np.testing.assert_array_equal(run(x), run(jax.device_put(x, split)))
 
 
-@pytest.fixture(scope="module")
-def speed():
-    spec = importlib.util.spec_from_file_location("speed_command", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SIZES = flops.Sizes(8, 12, 14, 8)
 
 
-def test_a_small_report(speed, monkeypatch):
-    monkeypatch.setattr(speed, "SAMPLES", 1)
-    monkeypatch.setattr(speed, "PRODUCT", 64)
-    config, sizes = tiny.config(), flops.Sizes(8, 12, 14, 8)
+@pytest.fixture
+def watch(monkeypatch):
+    """One call of everything, against a product that takes no time to make."""
+    monkeypatch.setattr(measure, "SAMPLES", 1)
+    a = jnp.ones((64, 64))
+    return measure.Stopwatch(Product(64, lambda: a @ a))
+
+
+def test_a_small_report(watch):
     with tiny.quick_compilation():
-        report = speed.measured(config, sizes, ragged=True)
+        found = measure.measure(tiny.config(), SIZES, ragged=True, watch=watch)
+    content = found.record()
     for name in ("substage1", "substage2", "substage2_cached", "evaluation", "sampler"):
-        phase = report["phases"][name]
+        phase = content["phases"][name]
         assert phase["seconds_per_step"] > 0 and phase["needed_gflop"] > 0
         assert phase["efficiency"] > 0 and phase["compilations"] >= 1
         assert phase["first_call_seconds"] > phase["seconds_per_step"]
         rate = phase["needed_gflop"] / phase["seconds_per_step"]
         assert phase["efficiency"] == pytest.approx(rate / phase["matmul_gflops"])
-    assert 0 < report["phases"]["loader"]["share"] < 1
-    assert report["compilations"] > 0 and report["peak_memory_mb"] > 0
-    assert report["import_seconds"] > 0
-    json.dumps(speed.files.plain(report))
-    share = report["phases"]["loader"]["share"]
-    for part in (f"{share:.1%}", f"{report['compilations']} compilations", report["device"]):
-        assert part in speed.summary(report)
-    lines = speed.table(report, report).splitlines()
-    assert lines[0].split()[0] == "phase" and all(x.endswith("1.00") for x in lines[1:])
+    assert 0 < found.loader_share < 1
+    assert found.compilations > 0 and found.peak_memory_mb > 0
+    text = report.summary(found, 1.5)
+    for part in (f"{found.loader_share:.1%}", f"{found.compilations} compilations", found.device,
+                 "float32 products of 64 rows", "imports 1.5 s"):
+        assert part in text
 
 
-def test_a_method_that_trains_nothing(speed, monkeypatch):
-    monkeypatch.setattr(speed, "SAMPLES", 1)
-    monkeypatch.setattr(speed, "PRODUCT", 64)
+def test_a_method_that_trains_nothing(watch):
     with tiny.quick_compilation():
-        report = speed.measured(tiny.config("method=ncm"), flops.Sizes(8, 12, 14, 8))
-    assert [name for name, phase in report["phases"].items() if phase] == ["evaluation", "loader"]
-    assert "share" not in speed.summary(report)
-    assert [line.split()[0] for line in speed.table(report).splitlines()] == [
+        found = measure.measure(tiny.config("method=ncm"), SIZES, watch=watch)
+    assert [name for name, phase in found.phases.items() if phase] == ["evaluation", "loader"]
+    assert "share" not in report.summary(found, 1.5)
+    assert [line.split()[0] for line in report.table(found).splitlines()] == [
         "phase", "evaluation", "loader"]
 
 
-def test_growth_doubles_one_size_at_a_time(speed, monkeypatch):
+def made_up(device="1 x cpu: cpu", **seconds) -> report.Report:
+    """Phases of so many seconds a step, beside a product of 100 GFLOP/s."""
+    phases = {
+        name: value and report.Phase(9.0, value, 100.0, 64, needed_gflop=50 * value)
+        for name, value in seconds.items()
+    }
+    return report.Report(device, "ucf", "float32", False, 2048, 7, 8.0, 900.0, None, phases)
+
+
+def test_a_report_is_compared_with_what_an_earlier_one_wrote(tmp_path):
+    path = tmp_path / "old.json"
+    report.write(path, made_up(substage1=0.4, sampler=0.1), made_up(substage1=0.8), None)
+    old, ragged = report.read_seconds(path)
+    assert (old, ragged) == ({"substage1": 0.4, "sampler": 0.1}, {"substage1": 0.8})
+    lines = report.table(made_up(substage1=0.2, sampler=None, loader=0.3), old).splitlines()
+    assert [line.split()[-1] for line in lines] == ["faster", "2.00", "-"]
+    assert lines[1].split()[:6] == ["substage1", "200.0", "5.00", "320", "10.0", "50%"]
+    assert json.loads(path.read_text())["phases"]["substage1"]["steps_per_second"] == 2.5
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"phases": 3}', '{"phases": {"a": {"b": 1}}}'])
+def test_what_is_no_report(tmp_path, text):
+    path = tmp_path / "old.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"--compare=.*old.json (cannot be read|was not written)"):
+        report.read_seconds(path)
+
+
+def test_the_card_is_named_where_it_is_known():
+    found = made_up("1 x gpu: NVIDIA H100 80GB HBM3", substage1=0.4)
+    assert "0% of the card's 67000" in report.summary(found, 1.5)
+    assert "of the card" in report.table(found) and "of the card" not in report.table(
+        made_up(substage1=0.4))
+
+
+def test_growth_doubles_one_size_at_a_time(watch, monkeypatch):
     """Cost is what a step takes in units of the product, so a slow moment of the machine, where
     both take longer, cancels out."""
     c, moment = tiny.config(), iter(range(1, 100))
-    usual = speed.training_lengths(c)
+    usual = clips.training_lengths(c)
 
-    def measured(config, sizes, only, mesh=None, fixed=usual):
-        found = {
+    def measured(config, sizes, only, watch, mesh=None, fixed=usual):
+        sizes = {
             "T": config.diffusion.steps, "L": config.model.depth, "batch": config.train.batch,
             "tokens": fixed.audio + fixed.video, "devices": mesh.size if mesh else 8,
         }
         slow = next(moment)
-        phase = {"seconds_per_step": slow * np.prod([*found.values()]), "matmul_gflops": 1 / slow}
-        return {"phases": dict.fromkeys(only, phase)}
+        phase = report.Phase(1.0, float(slow * np.prod([*sizes.values()])), 1 / slow)
+        return report.Report("", "", "float32", False, 64, 0, 0.0, 0.0, None,
+                             dict.fromkeys(only, phase))
 
-    monkeypatch.setattr(speed, "measured", measured)
-    found = speed.grown(c)
+    monkeypatch.setattr(measure, "measure", measured)
+    found = measure.grow(c, watch)
     doubled = [found[f"{name} x 2"] for name in ("T", "L", "batch", "tokens")]
     for ratios in doubled:
         assert ratios == pytest.approx({"substage1": 2, "substage2": 2})
