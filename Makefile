@@ -17,14 +17,16 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-ends lint types venv
+.PHONY: help demo test test-slow test-all test-gpu test-ends profile lint types venv
 
 help:
 	@echo "make demo      the whole protocol on a small made-up set, ends with the result table"
 	@echo "make test      the quick tests (CPU)"
 	@echo "make test-slow the others: killed runs, broken inputs, runs side by side"
 	@echo "make test-all  both"
+	@echo "make test-gpu  the tests that mean something on a GPU (it needs one)"
 	@echo "make test-ends the quick tests with the lowest and with the newest versions allowed"
+	@echo "make profile   where the time of a step goes: a trace, the costliest kernels, idle time"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
 	@echo "make venv      only the environment, in $(VENV)"
@@ -40,8 +42,20 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	@$(RUN) -m pytest $(PYTEST_WORKERS) -m slow $(PYTEST_ARGS)
 
+# What means something on a card: the equations, the published numbers, each method against the CPU.
+# The workers share the card's memory.
+test-gpu: $(STAMP)
+	@JAX_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false $(RUN) -m pytest -n 8 --dist load \
+	  -m "gpu or not slow" tests/test_gpu.py tests/test_golden.py tests/test_diffusion.py \
+	  tests/test_sampling.py tests/nn $(PYTEST_ARGS)
+
+# A trace of each phase, with its costliest kernels and how long the device waits.
+profile: $(STAMP)
+	@$(RUN) launch/speed.py --config=configs/ucf.py:5shot \
+	  --trace=runs/profile-$$(date +%Y%m%d-%H%M%S)
+
 test-all: $(STAMP)
-	@$(RUN) -m pytest $(PYTEST_WORKERS) -m "slow or not slow" $(PYTEST_ARGS)
+	@$(RUN) -m pytest $(PYTEST_WORKERS) -m "not gpu" $(PYTEST_ARGS)
 
 # Python 3.11 with each floor of the requirements; the newest Python here with what pip finds today.
 test-ends:
