@@ -2,7 +2,7 @@
 
 `file.py:WORDS` chooses among published settings: words are separated by commas; a bare
 `5shot` gives the shots, `key=value` the rest, `published` every choice of the published
-code that differs from our default.
+code that differs from our default, `fast` what trains several times as fast on a GPU.
 """
 
 from ml_collections import ConfigDict
@@ -128,8 +128,8 @@ def words(arg: str | None) -> dict:
 
     for word in filter(None, (arg or "").split(",")):
         key, _, value = word.partition("=")
-        if word == "published":
-            put("published", True)
+        if word in ("published", "fast"):
+            put(word, True)
         elif word.endswith("shot") and word[:-4].isdigit() and int(word[:-4]) > 0:
             put("shots", int(word[:-4]))
         elif key in WORDS and value:
@@ -139,14 +139,18 @@ def words(arg: str | None) -> dict:
             put(key, value)
         else:
             raise ValueError(
-                f"unknown config word {word!r}; known: Nshot (such as 5shot), published, "
+                f"unknown config word {word!r}; known: Nshot (such as 5shot), published, fast, "
                 + ", ".join(f"{k}={'|'.join(v) if v else 'NAME'}" for k, v in WORDS.items())
             )
     return out
 
 
 def apply(c: ConfigDict, w: dict) -> ConfigDict:
-    """Sets the fields that words other than `shots` and `published` choose, and locks."""
+    """Sets the fields that words other than `shots` and `published` choose, and locks.
+
+    Raises:
+      ValueError: words that contradict each other.
+    """
     c.method = w.get("method", c.method)
     c.generator = w.get("generator", c.generator)
     c.model.attention = w.get("attention", c.model.attention)
@@ -160,5 +164,13 @@ def apply(c: ConfigDict, w: dict) -> ConfigDict:
         c.diffusion.sampler_gradient = True
         c.train.frozen_mode = "train"
         c.eval.calibration = "grid"
+    if w.get("fast"):
+        if w.get("published"):
+            raise ValueError("the config words fast and published contradict each other")
+        c.device.precision = "tensorfloat32"
+        c.train.frozen_mode = "eval"
+        if (c.method, c.generator) == ("avdiff", "diffusion"):
+            c.diffusion.few_steps = min(20, c.diffusion.steps)
+            c.diffusion.sampler_gradient = False
     c.lock()
     return c

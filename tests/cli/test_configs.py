@@ -107,6 +107,21 @@ def test_published_word_sets_what_it_names():
     assert {k: found[k] for k in SETS} == SETS
 
 
+SAMPLER = {"diffusion.few_steps": 20, "diffusion.sampler_gradient": False}
+
+
+@pytest.mark.parametrize("words, sampler", [
+    ("5shot", SAMPLER), ("5shot,method=avgan", {}), ("5shot,generator=gaussian", {}),
+])
+@pytest.mark.parametrize("file", FILES)
+def test_fast_word(file, words, sampler):
+    """The sampler is AV-Diff's alone; cached tokens and the precision are everyone's."""
+    before, after = values(file, words), values(file, f"{words},fast")
+    assert {k: v for k, v in after.items() if v != before[k]} == sampler | {
+        "train.frozen_mode": "eval", "device.precision": "tensorfloat32"}
+    check_values(FILES[file].get_config(f"{words},fast"))
+
+
 @pytest.mark.parametrize(
     "word, field, value",
     [("method=ncm", "method", "ncm"), ("generator=gaussian", "generator", "gaussian"),
@@ -126,7 +141,8 @@ def test_each_ablation_is_one_word(file, word, field, value):
     "words, complaint",
     [("5shots", "unknown config word '5shots'"), ("0shot", "unknown"), ("5shot,10shot", "twice"),
      ("attention=half", "attention is one of full, cross"), ("method=", "unknown"),
-     ("published=1", "unknown"), ("method=ncm,method=ncm", "twice"), ("-5shot", "unknown")],
+     ("published=1", "unknown"), ("fast,published", "fast and published contradict"),
+     ("method=ncm,method=ncm", "twice"), ("-5shot", "unknown")],
 )
 def test_wrong_words(words, complaint):
     with pytest.raises(ValueError, match=re.escape(complaint)):
