@@ -17,13 +17,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import time
-
-import numpy as np
+from argparse import Namespace
+from collections.abc import Sequence
 
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data import stream
-from avdiff_jax.data.splits import sampling, split_file
-from avdiff_jax.data.store import open_store
+from avdiff_jax.data.splits import new_classes, sampling, split_file
+from avdiff_jax.data.splits.new_classes import NewClasses
+from avdiff_jax.data.store import Store, open_store
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.inference import model as models
 from avdiff_jax.runtime import devices
@@ -45,51 +46,16 @@ def parser() -> Parser:
     return p
 
 
-def chosen(args, model, store) -> tuple[dict, dict]:
-    """Clip ids by new class to learn from, and by class held out."""
-    by_class = {name: store.clip_ids[store.labels == label].tolist()
-                for label, name in enumerate(store.class_names)}
-    fresh = {name: ids for name, ids in by_class.items() if name not in model.info.classes and ids}
-    if args.classes:
-        for name in args.classes:
-            if name not in fresh:
-                why = "the model knows it already" if name in model.info.classes else (
-                    f"{args.store} has no clip of it")
-                raise UserError(f"--classes names {name!r}, but {why}: leave it out")
-        fresh = {name: fresh[name] for name in args.classes}
-    if not fresh:
-        raise UserError(f"the model knows all {len(by_class)} classes of {args.store}: name a "
-                        "store with clips of new ones")
-    known = {*model.info.classes, *fresh}
+def choose_clips(args: Namespace, known: Sequence[str], store: Store) -> NewClasses:
+    """What to learn from and what to hold out, as the flags say."""
+    fresh = new_classes.find_new(store, known, args.classes)
     if not args.split:
-        learnt = sampling.draw(fresh, args.shots, args.seed, 0) if args.shots else fresh
-        rest = {n: sorted({*ids} - {*learnt.get(n, ())}) for n, ids in by_class.items()}
-        return learnt, {n: ids for n, ids in rest.items() if n in known}
-    sets = split_file.load(args.split)["sets"]
-    if not 0 <= args.draw < len(sets["train2_novel"]):
-        raise UserError(f"--draw={args.draw}: {args.split} has the draws 0.."
-                        f"{len(sets['train2_novel']) - 1}")
-    learnt = {n: ids for n, ids in sets["train2_novel"][args.draw].items() if n in fresh}
-    if missing := sorted({*fresh} - {*learnt}):
-        raise UserError(f"{missing[0]!r} is none of the novel classes of {args.split}: name the "
-                        "classes to add with --classes, or use --shots")
-    held_out = {**sets["test_base"], **sets["test_novel"][args.draw]}
-    return learnt, {n: ids for n, ids in held_out.items() if n in known}
+        return new_classes.draw_shots(store, known, fresh, args.shots, args.seed)
+    split = split_file.load(args.split)
+    return new_classes.take_from_split(split, args.split, args.draw, known, fresh)
 
 
-def arrays(store, by_class):
-    """Audio, video, class names and ids of the clips that `by_class` lists."""
-    where = {str(clip): i for i, clip in enumerate(store.clip_ids)}
-    pairs = [(name, clip) for name, ids in sorted(by_class.items()) for clip in ids]
-    if lost := [clip for _, clip in pairs if clip not in where]:
-        raise UserError(f"{store.path} lacks {len(lost)} of {len(pairs)} clips, such as "
-                        f"{lost[0]!r}: use the store that the split was made for")
-    clips = list(stream.of_store(store, [where[clip] for _, clip in pairs]))
-    return ([c.audio for c in clips], [c.video for c in clips], [name for name, _ in pairs],
-            [c.clip_id for c in clips])
-
-
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Adds the classes, writes the model and prints what it gained and lost."""
     with one_sentence():
         args = parser().parse_args(argv)
@@ -102,22 +68,26 @@ def main(argv=None):
             raise UserError(f"--out {args.out} does not end in .npz: change it")
         model, store = models.load(args.model, args.draw), open_store(args.store)
         devices.configure()
-        learnt, held_out = chosen(args, model, store)
+        learnt, held_out = choose_clips(args, model.info.classes, store)
         text = None if args.no_text else dict(zip(store.class_names, store.class_text, strict=True))
         started = time.monotonic()
-        audio, video, names, ids = arrays(store, learnt)
-        bigger = adding.add_classes(model, audio, video, names, text, ids, args.seed)
+        clips = stream.collect(store, learnt)
+        bigger = adding.add_classes(
+            model, clips.audio, clips.video, clips.class_names, text, clips.clip_ids, args.seed
+        )
         seconds = time.monotonic() - started
         bigger.save(args.out)
         print(f"{args.out}: {len(learnt)} classes added to {len(model.info.classes)} from "
-              f"{len(names)} clips in {seconds:.1f} s")
-        audio, video, names, ids = arrays(store, held_out)
+              f"{len(clips.clip_ids)} clips in {seconds:.1f} s")
         # Where no split says what is held out, no clip that was trained on may count.
-        known = bigger.examples.clips if bigger.examples else ()
-        kept = np.flatnonzero(~np.isin(ids, known))
-        if kept.size:
-            audio, video, names = ([part[i] for i in kept] for part in (audio, video, names))
-            print(adding.compare_models(model, bigger, audio, video, names))
+        trained_on = {*bigger.examples.clips} if bigger.examples else set()
+        held_out = {name: [clip for clip in ids if clip not in trained_on]
+                    for name, ids in held_out.items()}
+        if any(held_out.values()):
+            clips = stream.collect(store, held_out)
+            print(adding.compare_models(
+                model, bigger, clips.audio, clips.video, clips.class_names
+            ))
 
 
 if __name__ == "__main__":

@@ -15,15 +15,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np
-from ml_collections import ConfigDict
+from collections.abc import Sequence
 
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.store import open_store
-from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.errors import one_sentence
 from avdiff_jax.inference import pytorch_weights
 from avdiff_jax.io import text_files
 from avdiff_jax.methods import METHODS
@@ -45,41 +44,21 @@ def parser() -> Parser:
     return p
 
 
-def of_the_paper(name, overrides) -> ConfigDict:
-    """The configuration, which must be one that a published checkpoint can have."""
-    config = configuration.resolve(name, overrides)
-    wanted = {"method": (config.method, "avdiff"), "generator": (config.generator, "diffusion"),
-              "diffusion.condition": (config.diffusion.condition, "text"),
-              "data.audio_scale": (config.data.audio_scale, "255")}
-    for field, (value, usual) in wanted.items():
-        if value != usual:
-            raise UserError(f"published checkpoints have {field}={usual}, not {value}: change it")
-    return config
-
-
-def ordered(info, path):
-    """`info` with the classes in the order of a file of names."""
-    names = text_files.lines(path, "class list")
-    if sorted(names) != sorted(info.classes):
-        odd = sorted({*names} ^ {*info.classes})
-        raise UserError(f"{path} lists {len(names)} classes and the split has "
-                        f"{len(info.classes)} ({(odd or names)[0]!r} is in one of them): make "
-                        "them agree")
-    rows = np.array([info.classes.index(name) for name in names])
-    return info._replace(classes=tuple(names), text=info.text[rows], is_base=info.is_base[rows])
-
-
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Writes the model and says what became of the weights."""
     with one_sentence():
         args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
-        config = of_the_paper(args.config, overrides)
+        config = configuration.resolve(args.config, overrides)
+        pytorch_weights.check_published(config)
         devices.configure()
         state = pytorch_weights.read_checkpoint(args.checkpoint)
         store, split = open_store(args.store), split_file.load(args.split)
         feed = Feed(store, devices.mesh(), "host")
         context = prepare_stage(config, METHODS["avdiff"], feed, stages.stage(split, store, 2), 2)
-        info = ordered(context.info, args.classes) if args.classes else context.info
+        info = context.info
+        if args.classes:
+            names = text_files.lines(args.classes, "class list")
+            info = pytorch_weights.reorder_classes(info, names, args.classes)
         model = pytorch_weights.trained(
             args.checkpoint, state, info, feed.seconds, context.lengths, args.gamma
         )

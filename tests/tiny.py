@@ -15,10 +15,11 @@ from jax.sharding import AxisType
 
 from avdiff_jax.cli import choices
 from avdiff_jax.data import synthetic
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import from_store, split_file, stages
 from avdiff_jax.data.store import open_store
-from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.methods import method
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices as runtime_devices

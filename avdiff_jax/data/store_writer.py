@@ -3,13 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
 
 from avdiff_jax.data.class_text import check_text
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.store import (
     COPY_BYTES,
     SCHEMA,
@@ -24,40 +25,9 @@ from avdiff_jax.io import subprocess_probe
 from avdiff_jax.io.files import FilePath, draft
 from avdiff_jax.runtime.progress import Progress
 
-ALIGNMENT = 64  # bytes: mapped values start on a cache line, whatever their type
-
-
+# Mapped values start on a cache line of 64 bytes, whatever their type.
+ALIGNED: dict[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
 MAX_ID_BYTES = 1024  # names are stored at fixed width, so one absurd name would widen all
-
-
-class Clip(NamedTuple):
-    """What an importer hands over; a modality that the clip lacks is None."""
-
-    clip_id: str
-    class_name: str
-    group: str | None
-    audio: np.ndarray | None  # [Ta, Da]
-    video: np.ndarray | None  # [Tv, Dv]
-
-
-def pooled(clips: Iterable[Clip], audio: int = 1, video: int = 1) -> Iterator[Clip]:
-    """Averages every `audio` (`video`) consecutive tokens; a shorter rest makes one token too."""
-    for clip in clips:
-        yield clip._replace(audio=_averaged(clip.audio, audio), video=_averaged(clip.video, video))
-
-
-def _averaged(values: Any, every: int):
-    """[T, D] -> [ceil(T / every), D]; what is no such array is left for the store to refuse."""
-    if every == 1 or values is None:
-        return values
-    values = np.asarray(values)
-    if values.ndim != 2 or len(values) == 0 or values.dtype.kind not in "biuf":
-        return values
-    starts = np.arange(0, len(values), every)
-    counts = np.minimum(every, len(values) - starts)[:, None]
-    with np.errstate(all="ignore"):  # NaN and infinity pass through, and the store names the clip
-        return (np.add.reduceat(values, starts, axis=0, dtype=np.float64) / counts).astype(
-            np.float32)
 
 
 class Collector:
@@ -107,6 +77,15 @@ class Collector:
         self.ids.append(clip_id)
         self.labels.append(self._label_of[clip.class_name])
         self._groups.append(clip.group)
+
+    def add_all(self, clips: Iterable[Clip], path: str, progress: Progress | None) -> None:
+        """Takes a stream of clips for the store `path`. Raises UserError."""
+        for clip in clips:
+            self.add(clip)
+            if progress is not None:
+                progress.step(1)
+        if not self.ids:
+            raise UserError(f"no clips for {path}: the source holds 0 clips")
 
     def _features(self, clip: Clip):
         """modality -> [T, D] or None."""
@@ -253,7 +232,7 @@ def write_store(
         every clip is integral in 0..255, as float32 otherwise.
       class_text: [C, Dt], rows in the order of `class_names`.
       audio_seconds, video_seconds: seconds per token.
-      provenance: JSON dict; no absolute paths, please: files travel.
+      provenance: JSON dict, without absolute paths: files travel.
       may_lack_modality: whether a clip may come without audio or without video.
       audio_dim, video_dim: expected dimensions; None takes those of the first clip.
       video_dtype: "float32" or "float16".
@@ -261,35 +240,32 @@ def write_store(
       progress: an `runtime.progress.Progress` that counts clips.
 
     Raises:
-      UserError: unfit clips, names, text vectors or rates, an unwritable path or a full
-        disk. Nothing is left behind.
+      UserError: unfit clips, names, text vectors or rates, or `draft` fails; nothing is left.
     """
     path = os.fspath(path)
-    class_names = tuple(str(class_name) for class_name in class_names)
+    class_names = tuple(map(str, class_names))
     class_text = _checked_text(path, class_names, class_text)
     rates = {"audio": audio_seconds, "video": video_seconds}
+    _check_request(rates, video_dtype)
+    with draft(path) as scratch:
+        with Collector(os.path.dirname(scratch), class_names, may_lack_modality) as collected:
+            collected.expect("audio", "uint8", audio_dim)
+            collected.expect("video", video_dtype, video_dim)
+            collected.add_all(clips, path, progress)
+            with h5py.File(scratch, "w", **ALIGNED) as file:
+                _write_parts(file, name, collected, class_text, rates, provenance)
+        subprocess_probe.trust(scratch)
+        finished = open_store(scratch)  # what we are about to publish can be read
+        return report(finished, tuple(notes))._replace(path=path)
+
+
+def _check_request(rates: Mapping[str, float], video_dtype: str) -> None:
     for modality, seconds in rates.items():
         if not 0 < seconds < math.inf:
             raise UserError(f"{modality} seconds per token is {seconds}, it must be positive: "
                             f"change --{modality}-seconds")
     if video_dtype not in VALUE_TYPES["video"]:
         raise UserError(f"video type {video_dtype!r} is none of {VALUE_TYPES['video']}")
-
-    with draft(path) as made:
-        with Collector(os.path.dirname(made), class_names, may_lack_modality) as collected:
-            collected.expect("audio", "uint8", audio_dim)
-            collected.expect("video", video_dtype, video_dim)
-            for clip in clips:
-                collected.add(clip)
-                if progress is not None:
-                    progress.step(1)
-            if not collected.ids:
-                raise UserError(f"no clips for {path}: the source holds 0 clips")
-            with h5py.File(made, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
-                _write_parts(file, name, collected, class_text, rates, provenance)
-        subprocess_probe.trust(made)
-        finished = open_store(made)  # what we are about to publish can be read
-        return report(finished, tuple(notes))._replace(path=path)
 
 
 def _checked_text(path: FilePath, class_names: Sequence[str], class_text: np.ndarray):

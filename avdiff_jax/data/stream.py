@@ -11,7 +11,7 @@ import io
 import itertools
 import operator
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +71,33 @@ def of_store(store: Store, clips: Iterable[int] | None = None) -> Iterator[Featu
 
     for i in range(len(store)) if clips is None else clips:
         yield Features(str(store.clip_ids[i]), part(store.audio, i), part(store.video, i))
+
+
+class Labelled(NamedTuple):
+    """Clips in memory, entry by entry."""
+
+    audio: list[np.ndarray | None]  # [Ta, Da] each
+    video: list[np.ndarray | None]  # [Tv, Dv] each
+    class_names: list[str]
+    clip_ids: list[str]
+
+
+def collect(store: Store, by_class: Mapping[str, Sequence[str]]) -> Labelled:
+    """Reads the clips of a store that `by_class` lists by their ids.
+
+    Raises:
+      UserError: the store lacks one.
+    """
+    where = {str(clip): i for i, clip in enumerate(store.clip_ids)}
+    pairs = [(name, clip) for name, ids in sorted(by_class.items()) for clip in ids]
+    if lost := [clip for _, clip in pairs if clip not in where]:
+        raise UserError(f"{store.path} lacks {len(lost)} of {len(pairs)} clips, such as "
+                        f"{lost[0]!r}: use the store that the split was made for")
+    clips = list(of_store(store, [where[clip] for _, clip in pairs]))
+    return Labelled(
+        [clip.audio for clip in clips], [clip.video for clip in clips],
+        [name for name, _ in pairs], [clip.clip_id for clip in clips],
+    )
 
 
 def of_npz(

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.store_report import Report
-from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.files import FilePath
 from avdiff_jax.runtime.progress import Progress
@@ -84,18 +85,16 @@ def synthesize(
         raise UserError(f"clips of {shortest} to {longest} seconds are impossible: give the "
                         f"shorter length, above 0, first")
     world = _world(seed, classes, audio_dim, video_dim, text_dim)
-    settings = {
-        "seed": seed, "classes": classes, "clips_per_class": clips_per_class,
-        "audio_dim": audio_dim, "video_dim": video_dim, "text_dim": text_dim,
-        "seconds": [float(shortest), float(longest)],
-    }
+    settings = dict(
+        seed=seed, classes=classes, clips_per_class=clips_per_class, audio_dim=audio_dim,
+        video_dim=video_dim, text_dim=text_dim, seconds=[float(shortest), float(longest)],
+    )
     return write_store(
         path, name=name, clips=_clips(world, seed, clips_per_class, shortest, longest),
         class_names=world.names, class_text=world.text,
         audio_seconds=AUDIO_SECONDS, video_seconds=VIDEO_SECONDS,
         # no date: equal seeds make equal files
-        provenance={"command": "synthesize", "settings": settings},
-        progress=progress,
+        provenance={"command": "synthesize", "settings": settings}, progress=progress,
     )
 
 

@@ -1,7 +1,11 @@
 """The weights of the published PyTorch release under our names."""
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from ml_collections import ConfigDict
+
+from avdiff_jax.cli.choices import fields
 from avdiff_jax.data.windows import Lengths
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import BASE, NOVEL, Trained, fitted, flat
@@ -9,6 +13,38 @@ from avdiff_jax.methods.method import Info, Vars, scaling_buffers
 
 # Made by the published code but never used by it.
 UNUSED = ("discriminator_seen_novel.", "num_batches_tracked")
+
+
+# What the published checkpoints have in common, of the fields that a configuration can change.
+PUBLISHED = {
+    "method": "avdiff", "generator": "diffusion", "diffusion.condition": "text",
+    "data.audio_scale": "255",
+}
+
+
+def check_published(config: ConfigDict) -> None:
+    """Raises UserError where no published checkpoint can have this configuration."""
+    values = dict(fields(config))
+    for field, usual in PUBLISHED.items():
+        if values[field] != usual:
+            raise UserError(
+                f"published checkpoints have {field}={usual}, not {values[field]}: change it"
+            )
+
+
+def reorder_classes(info: Info, names: Sequence[str], place: str) -> Info:
+    """`info` with its classes in the order of `names`, which stand in the file `place`.
+
+    Raises:
+      UserError: the names are not those of the classes.
+    """
+    if sorted(names) != sorted(info.classes):
+        odd = sorted({*names} ^ {*info.classes})
+        raise UserError(f"{place} lists {len(names)} classes and the split has "
+                        f"{len(info.classes)} ({(odd or names)[0]!r} is in one of them): make "
+                        "them agree")
+    rows = np.array([info.classes.index(name) for name in names])
+    return info._replace(classes=tuple(names), text=info.text[rows], is_base=info.is_base[rows])
 
 
 def _linear(ours, theirs):

@@ -7,15 +7,12 @@
 On several hosts only process 0 writes.
 """
 
-import itertools
 import json
 import math
 import os
 import re
-import socket
-import struct
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -27,12 +24,11 @@ from avdiff_jax.io.documents import mismatch, plain
 from avdiff_jax.io.files import write_text
 from avdiff_jax.io.text_files import opened
 from avdiff_jax.results.plots import save_png
+from avdiff_jax.results.tensorboard import EventFile
 
 # Keys of a line that say when and where it was written; a scalar cannot have such a name.
 _PLACE = ("at", "step", "stage", "substage", "draw", "epoch")
 _RESERVED = {*_PLACE, "time", "image", "file", "text", "markdown", "hparams", "metrics"}
-
-_writers = itertools.count()
 
 
 class Line(TypedDict):
@@ -216,22 +212,8 @@ class Writer:
 
     def _reopen(self, lines: Sequence[dict]) -> None:
         """Starts both files anew behind `lines`, which metrics.jsonl already holds."""
-        # Here, because importing it takes a while. Not FileWriter: its thread dies of a full disk,
-        # and the run then waits for it without end.
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboardX.record_writer import RecordWriter
-
-        folder = self.workdir / "tensorboard"
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
         self._lines = _metrics_path(self.workdir).open("a", encoding="utf-8")
-        # Two writers may start in the same second.
-        place = f"{socket.gethostname()}.{os.getpid()}.{next(_writers)}"
-        name = f"events.out.tfevents.{int(time.time())}.{place}"
-        self._events = RecordWriter(str(folder / name))
-        first = Event(wall_time=time.time(), file_version="brain.Event:2")
-        self._events.write(first.SerializeToString())
+        self._events = EventFile(self.workdir)
         self._has_hparams = False
         self._last_at = 0
         last_hparams = max((i for i, line in enumerate(lines) if "hparams" in line), default=None)
@@ -241,40 +223,10 @@ class Writer:
 
     def _show(self, line: dict) -> None:
         """Sends one line to TensorBoard."""
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-
         self._last_at = line["at"]
         self._has_hparams = self._has_hparams or "hparams" in line
-        for summary in _summaries(line, self.workdir):
-            step = int(line.get("step", line["at"]))
-            event = Event(summary=summary, step=step, wall_time=line["time"])
-            self._events.write(event.SerializeToString())
-
-
-def _summaries(line: dict, workdir: Path) -> Iterable:
-    """What TensorBoard is to be told of one line."""
-    from tensorboardX import summary
-    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-
-    if "image" in line:
-        path = workdir / line["file"]
-        if path.is_file():  # it may have been tidied away since
-            png = path.read_bytes()
-            width, height = struct.unpack(">II", png[16:24])  # the first fields of a PNG file
-            image = Summary.Image(
-                height=height, width=width, colorspace=3, encoded_image_string=png
-            )
-            yield Summary(value=[Summary.Value(tag=line["image"], image=image)])
-    elif "text" in line:
-        yield summary.text(line["text"], line["markdown"])
-    elif "hparams" in line:
-        yield from summary.hparams(line["hparams"], line["metrics"])
-        for name, value in line["metrics"].items():
-            yield summary.scalar(name, value)
-    else:
-        for name, value in line.items():
-            if name not in _RESERVED:
-                yield summary.scalar(name, value)
+        assert self._events is not None
+        self._events.show(line, {n: v for n, v in line.items() if n not in _RESERVED})
 
 
 def read_metrics(workdir: str | Path) -> list[dict]:

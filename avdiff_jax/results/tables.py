@@ -15,7 +15,7 @@ from avdiff_jax.io.files import write_text
 from avdiff_jax.results import plots
 from avdiff_jax.results.paper import paper, paper_row
 from avdiff_jax.results.results_json import CHOICES, NUMBERS
-from avdiff_jax.results.runs import MEASURES, ROWS, Finished, Key, Summary, summary
+from avdiff_jax.results.runs import MEASURES, ROWS, Finished, Key, Setting, Summary, summary
 
 Cells = Mapping[Key, Sequence[Finished]]
 LEGEND = (
@@ -185,6 +185,22 @@ def _with_best(table: Table, within: int, numbers: Iterable[str] | None = None) 
 # -------------------------------------------------------------------------- the paper's tables
 
 
+def _ablation_table(
+    number: int, what: str, title: str, choices: Sequence[tuple[str, str, Setting]],
+    datasets: Sequence[str], summaries: Mapping[Key, Summary],
+) -> Table:
+    """One of Tables 3 to 6: the values of one choice, (its name, method, setting) each."""
+    rows = []
+    for dataset in datasets:
+        keys = {text: Key(dataset, 5, method, setting) for text, method, setting in choices}
+        if len(summaries.keys() & keys.values()) > 1:
+            rows += [((dataset, text), [(key, n) for n in NUMBERS]) for text, key in keys.items()]
+    heads = ("data set", what)
+    return _from_keys(
+        f"table{number}", f"Table {number}: {title}, 5-shot", heads, NUMBERS, rows, summaries
+    )
+
+
 def paper_tables(cells: Cells) -> list[Table]:
     """Tables 2 to 6, Table 1 of the supplement and the numbers behind its Figure 1, as far as there
     are runs for them: no row, column or table is empty, and none of Tables 3 to 6 and Figure 1
@@ -197,15 +213,7 @@ def paper_tables(cells: Cells) -> list[Table]:
     datasets = published + sorted(found - {*published})
 
     def ablation(number, what, title, choices):
-        rows = []
-        for dataset in datasets:
-            keys = {text: Key(dataset, 5, method, setting) for text, method, setting in choices}
-            if len(summaries.keys() & keys.values()) > 1:
-                rows += [((dataset, text), [(key, n) for n in NUMBERS])
-                         for text, key in keys.items()]
-        heads = ("data set", what)
-        return _from_keys(f"table{number}", f"Table {number}: {title}, 5-shot", heads, NUMBERS,
-                          rows, summaries)
+        return _ablation_table(number, what, title, choices, datasets, summaries)
 
     by_shots = [(shots, name) for shots in (1, 5, 10) for name in ("HM", "FSL")]
     main = [

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 from jax.sharding import Mesh
 
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits.stages import Members, Stage
 from avdiff_jax.data.store import Store, open_store
-from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.data.windows import Lengths
 from avdiff_jax.methods import method
 from avdiff_jax.speed import flops

@@ -9,8 +9,9 @@ import pytest
 from jax import export
 
 from avdiff_jax.data import stream
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.store import open_store
-from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.inference import export as exporting
 from avdiff_jax.inference import model as models
 from tests import ROOT, tiny

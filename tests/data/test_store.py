@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from avdiff_jax.data import store as stores
 from avdiff_jax.data import store_writer
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.store import open_store
-from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import subprocess_probe
 

@@ -17,7 +17,7 @@ def store(tmp_path_factory):
     return open_store(path)
 
 
-def pooled(part, segments):
+def pool_tokens(part, segments):
     """[n, segments * D]: means over equal stretches of each clip."""
     rows = []
     for start, stop in itertools.pairwise(part.offsets):
@@ -39,7 +39,7 @@ def nearest_mean_accuracy(features, labels, merge=lambda label: label):
 
 
 def test_information_is_split_and_learnable(store):
-    parts = {segments: [pooled(store.audio, segments), pooled(store.video, segments)]
+    parts = {segments: [pool_tokens(store.audio, segments), pool_tokens(store.video, segments)]
              for segments in (1, 4)}
     both = {segments: nearest_mean_accuracy(np.concatenate(pair, 1), store.labels)
             for segments, pair in parts.items()}
@@ -58,7 +58,7 @@ def test_text_tells_what_classes_share(store):
     """Similar texts go with similar features, so text is worth something for a new class."""
     np.testing.assert_allclose(np.linalg.norm(store.class_text, axis=1), 1, rtol=1e-5)
     text = store.class_text @ store.class_text.T
-    features = np.concatenate([pooled(store.audio, 2), pooled(store.video, 2)], 1)
+    features = np.concatenate([pool_tokens(store.audio, 2), pool_tokens(store.video, 2)], 1)
     features = (features - features.mean(0)) / (features.std(0) + 1e-9)
     means = np.stack([features[store.labels == c].mean(0) for c in range(32)])
     distance = ((means[:, None] - means) ** 2).sum(-1)
@@ -82,7 +82,7 @@ def test_shapes_types_and_groups(store):
 
 
 def test_clips_of_one_video_are_alike(store):
-    features = pooled(store.video, 1)
+    features = pool_tokens(store.video, 1)
     features -= np.stack([features[store.labels == c].mean(0) for c in range(32)])[store.labels]
     distance = ((features[:, None] - features) ** 2).sum(-1)
     same_class = store.labels[:, None] == store.labels

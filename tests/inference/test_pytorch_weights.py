@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.splits import from_store, split_file
 from avdiff_jax.data.store import open_store
-from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.data.windows import Lengths
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference import model as models
@@ -165,7 +166,8 @@ def test_command(command, files, golden, monkeypatch, capsys):
     assert model.kinds == ("base",) * 3 + ("novel",) * 2 and model.seconds == SECONDS
     assert np.abs(model.scores(*lists(golden[1])) - want()).max() < 1e-5
     Path("names.txt").write_text("e\nd\nc\nb\na\n")
-    command([*WORDS[:-len(SIZES)], "--classes", "names.txt", *WORDS[-len(SIZES):]])
+    command([*WORDS[:-len(SIZES)], "--overwrite", "--classes", "names.txt",
+             *WORDS[-len(SIZES):]])
     turned = models.load("model.npz")
     assert turned.info.classes == tuple("edcba") and turned.kinds[:2] == ("novel",) * 2
     jax.tree.map(np.testing.assert_array_equal, turned.vars.params, model.vars.params)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.feed import Feed
-from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.data.windows import training_plan
 from avdiff_jax.errors import UserError
 from avdiff_jax.runtime import devices

@@ -7,11 +7,12 @@ import datetime
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from avdiff_jax.data.clips import Clip, pool_tokens
 from avdiff_jax.data.importers import npz_manifest, official
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.store import MODALITIES
 from avdiff_jax.data.store_report import Report
-from avdiff_jax.data.store_writer import Clip, pooled, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.files import FilePath
 from avdiff_jax.runtime.progress import Progress
@@ -89,7 +90,7 @@ def import_features(
     if brings_split:
         own["progress"] = progress  # it counts MiB, the others leave it to the store to count clips
     clips, source = read(own.pop(needs[0]), **own)
-    clips, made = pooled(clips, **pool), []
+    clips, made = pool_tokens(clips, **pool), []
     if brings_split:
         clips = watched(clips, source, name, settings["shots"], made)
     seconds = {m: settings.get(f"{m}_seconds", fixed.get(m)) for m in MODALITIES}

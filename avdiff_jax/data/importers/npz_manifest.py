@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.importers.text_vectors import class_text
-from avdiff_jax.data.store_writer import Clip
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.files import FilePath
@@ -60,20 +60,13 @@ def read_npz(
     """
     files = NpzFiles(paths)
     named = files.named
-    labels = files.array(label_key, "--label-key")
-    n = len(np.atleast_1d(labels))
-    if labels.ndim != 1 or n == 0:
-        raise UserError(f"{named} [{label_key}] has shape {labels.shape} where one label a clip is "
-                        f"needed: change --label-key")
-    if n > MAX_CLIPS:  # a packed archive of zeros is small, its clips would not be
-        raise UserError(f"{named} [{label_key}] has {n} clips where at most {MAX_CLIPS} make "
-                        f"sense: change --label-key")
+    labels = _npz_labels(files, label_key)
+    n = len(labels)
     ids = _column(files, id_key, n, "--id-key", named)
     if ids is None:
         ids = _numbered(n)
     groups = _column(files, group_key, n, "--group-key", named)
     class_names, numbers = _npz_classes(files, labels, label_key, class_key, ids, named)
-
     pieces = _npz_pieces(files, {"audio": audio_key, "video": video_key}, n)
 
     def clips():
@@ -92,6 +85,19 @@ def read_npz(
         notes=[],
     )
     return clips(), source
+
+
+def _npz_labels(files: NpzFiles, key: str) -> np.ndarray:
+    """[n] numbers or names of the classes."""
+    labels = files.array(key, "--label-key")
+    n = len(np.atleast_1d(labels))
+    if labels.ndim != 1 or n == 0:
+        raise UserError(f"{files.named} [{key}] has shape {labels.shape} where one label a clip is "
+                        f"needed: change --label-key")
+    if n > MAX_CLIPS:  # a packed archive of zeros is small, its clips would not be
+        raise UserError(f"{files.named} [{key}] has {n} clips where at most {MAX_CLIPS} make "
+                        f"sense: change --label-key")
+    return labels
 
 
 def npz_features(

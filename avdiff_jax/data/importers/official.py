@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avdiff_jax.data.class_text import NameMatcher
+from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.importers.npz_manifest import Source
 from avdiff_jax.data.importers.text_vectors import class_text
 from avdiff_jax.data.splits.from_lists import source_video
-from avdiff_jax.data.store_writer import Clip
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.files import FilePath

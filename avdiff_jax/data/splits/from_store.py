@@ -81,34 +81,49 @@ def make_split(
     """
     check_request(shots, seed)
     groups = _groups_of(store)
+    by = _choose_unit(by, store.name, groups)
+    val, test = _check_shares(by, val, test)
+    clips = clips_by_class(store)
+    chosen = _choose_classes(set(clips), store, seed, dict(base=base, novel1=novel1, novel2=novel2))
+    classes = dict(zip(KINDS, chosen.values(), strict=True))
+    request = _Request(pick(clips, classes, *KINDS), classes, groups, shots, seed, val, test)
+    sets = _sets_by_group(request) if by == "group" else _sets_by_clip(request)
+    name = name or store.name
+    return finish(sets, classes, name=name, shots=shots, seed=seed, by=by, groups=groups)
+
+
+def clips_by_class(store: Store) -> Clips:
+    """The clip ids of each class of a store that has any."""
+    clips: Clips = {}
+    for clip, label in zip(store.clip_ids, store.labels, strict=True):
+        clips.setdefault(str(store.class_names[int(label)]), []).append(str(clip))
+    return clips
+
+
+def _choose_unit(by: str | None, name: str, groups: dict[str, str]) -> str:
+    """"group" or "clip": what is dealt out as a whole."""
     by = by or ("group" if groups else "clip")
     if by not in SHARES:
         raise UserError(f"by is {by!r} but a store can be split by group or by clip")
     if by == "group" and not groups:
         raise UserError(
-            f"store {store.name!r} has no groups but the split is to be by group; import it with "
+            f"store {name!r} has no groups but the split is to be by group; import it with "
             "groups or split it with --by clip"
         )
-    val, test = (
-        default if asked is None else float(asked)
-        for asked, default in zip((val, test), SHARES[by], strict=True)
-    )
+    return by
+
+
+def _check_shares(by: str, val: float | None, test: float | None) -> tuple[float, float]:
+    """The shares of validation and test, the usual ones where none were asked for."""
+    usual_val, usual_test = SHARES[by]
+    val = usual_val if val is None else float(val)
+    test = usual_test if test is None else float(test)
     if not (min(val, test) > 0 and val + test < 1):
         raise UserError(
             f"the shares of validation and test are {val} and {test} but each must be above 0 and "
             "their sum below 1"
         )
-
-    clips: Clips = {}
-    for clip, label in zip(store.clip_ids, store.labels, strict=True):
-        clips.setdefault(str(store.class_names[int(label)]), []).append(str(clip))
-    wishes = {"base": base, "novel1": novel1, "novel2": novel2}
-    chosen = _choose_classes(set(clips), store, seed, wishes)
-    classes = dict(zip(KINDS, chosen.values(), strict=True))
-    request = _Request(pick(clips, classes, *KINDS), classes, groups, shots, seed, val, test)
-    sets = _sets_by_group(request) if by == "group" else _sets_by_clip(request)
-    name = name or str(store.name)
-    return finish(sets, classes, name=name, shots=shots, seed=seed, by=by, groups=groups)
+    return val, test
 
 
 def _groups_of(store: Store) -> dict[str, str]:

@@ -7,9 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from avdiff_jax.data.clips import pool_tokens
 from avdiff_jax.data.importers.npz_manifest import read_manifest, read_npz
 from avdiff_jax.data.store import open_store
-from avdiff_jax.data.store_writer import pooled, write_store
+from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import npy_npz as array_files
 from avdiff_jax.io import text_files
@@ -154,7 +155,7 @@ def test_real_sets(shared, tmp_path, name, groups, classes, n):
     keys = KEYS | {"group_key": groups}
     clips, source = read_npz([folder / f"{name}.npz"], **keys, text=folder / "class_minilm384.npz")
     report = write_store(
-        tmp_path / "s.h5", name=name, clips=pooled(clips, audio=6, video=4),
+        tmp_path / "s.h5", name=name, clips=pool_tokens(clips, audio=6, video=4),
         class_names=source.class_names, class_text=source.class_text, audio_seconds=0.12,
         video_seconds=0.16, provenance={})
     assert report.clips == n and len(report.clips_per_class) == classes

@@ -1,0 +1,73 @@
+"""Which clips a trained model learns new classes from, and which are held out of that."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from avdiff_jax.data.splits import sampling
+from avdiff_jax.data.splits.from_store import clips_by_class
+from avdiff_jax.data.splits.sets import Clips
+from avdiff_jax.data.splits.split_file import Split
+from avdiff_jax.data.store import Store
+from avdiff_jax.errors import UserError
+
+
+class NewClasses(NamedTuple):
+    """Clip ids by class: of new classes to learn from, and of all that the model then knows."""
+
+    learnt: Clips
+    held_out: Clips
+
+
+def find_new(store: Store, known: Collection[str], only: Sequence[str] | None = None) -> Clips:
+    """The clips of a store by class, for the classes that a model does not know.
+
+    Args:
+      known: classes of the model.
+      only: names of the classes to add; all if None.
+
+    Raises:
+      UserError: there are none, or one of `only` is known already or has no clip.
+    """
+    fresh = {name: ids for name, ids in clips_by_class(store).items() if name not in known}
+    for name in only or ():
+        if name not in fresh:
+            why = "the model knows it already" if name in known else (
+                f"{store.path} has no clip of it")
+            raise UserError(f"--classes names {name!r}, but {why}: leave it out")
+    if not fresh:
+        raise UserError(f"the model knows all {len(store.class_names)} classes of {store.path}: "
+                        "name a store with clips of new ones")
+    return {name: fresh[name] for name in only} if only else fresh
+
+
+def draw_shots(
+    store: Store, known: Collection[str], fresh: Clips, shots: int | None, seed: int
+) -> NewClasses:
+    """So many clips of each new class to learn from (all if None), and what is left over."""
+    learnt = sampling.draw(fresh, shots, seed, 0) if shots else fresh
+    held_out = {
+        name: sorted({*ids} - {*learnt.get(name, ())})
+        for name, ids in clips_by_class(store).items() if name in known or name in fresh
+    }
+    return NewClasses(learnt, held_out)
+
+
+def take_from_split(
+    split: Split, place: str, draw: int, known: Collection[str], fresh: Clips
+) -> NewClasses:
+    """The shots of a draw of a split, and its test clips; `place` is the file, for messages.
+
+    Raises:
+      UserError: there is no such draw, or a new class is none of the novel ones of the split.
+    """
+    sets = split["sets"]
+    if not 0 <= draw < len(sets["train2_novel"]):
+        raise UserError(f"--draw={draw}: {place} has the draws 0..{len(sets['train2_novel']) - 1}")
+    learnt = {name: ids for name, ids in sets["train2_novel"][draw].items() if name in fresh}
+    if missing := sorted({*fresh} - {*learnt}):
+        raise UserError(f"{missing[0]!r} is none of the novel classes of {place}: name the "
+                        "classes to add with --classes, or use --shots")
+    tested = {**sets["test_base"], **sets["test_novel"][draw]}
+    return NewClasses(
+        learnt, {name: ids for name, ids in tested.items() if name in known or name in fresh}
+    )
