@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
@@ -121,6 +122,7 @@ def test_prediction_and_export(card):
     b = context_on(cpu, tiny.config())
     with jax.default_device(cpu):
         vars = jax.device_get(initialise_variables(b))
+    vars = jax.tree.map(jnp.asarray, vars)  # of no device in particular
     model = Trained(
         info=b.info, kinds=tuple(BASE if base else NOVEL for base in b.info.is_base), vars=vars,
         gamma=0.0, temperature=None, seconds=b.feed.seconds, lengths=b.lengths, epochs=1, cuts=(),
