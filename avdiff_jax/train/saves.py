@@ -53,14 +53,15 @@ class SubstageCheckpoints:
         return self._best.restore(record.best_epoch, like)
 
     def save(
-        self, number: int, state: TrainState, record: SubstageRecord, best: bool = False
+        self, number: int, state: TrainState, record: SubstageRecord, best: Vars | None = None
     ) -> None:
         """Begins to save, once the save before is done.
 
         Args:
           number: of steps so far.
-          state: must stay as it is meanwhile.
-          best: its epoch is the best so far, which is saved first, since the record names it.
+          state, best: must stay as they are meanwhile.
+          best: variables of the best epoch where they are not on disk yet; they are saved first,
+            since the record names their epoch.
 
         Raises:
           UserError: the save before failed.
@@ -68,9 +69,9 @@ class SubstageCheckpoints:
         self.wait()
 
         def write():
-            if best:
-                chosen = {"epoch": record.epoch, "measured": record.best}
-                self._best.save(record.epoch, state.vars, chosen)
+            if best is not None:
+                chosen = {"epoch": record.best_epoch, "measured": record.best}
+                self._best.save(record.best_epoch, best, chosen)
             self._last.save(number, state, record.to_json())
 
         if jax.process_count() > 1:

@@ -22,7 +22,9 @@ from avdiff_jax.train.setting import Schedule, Select, Setting, place_dropout_ke
 from avdiff_jax.train.workdir import PhaseCheckpoints
 
 THRESHOLD = 1e-4  # relative gain that counts, as in the published scheduler
-SAVE_SECONDS = 300  # between checkpoints inside a long epoch
+# Seconds since the last checkpoint after which the next one is due: at the end of an epoch, so that
+# short epochs do not wait for the disk, and inside a long one.
+EPOCH_SAVE_SECONDS, SAVE_SECONDS = 10, 300
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,6 +126,8 @@ class SubstageRun:
                 setting.lengths, self.config.batch * len(setting.members),
                 self.config.steps_per_dispatch, self.config.batches,
             ))
+        # What is on disk; the best epoch is saved with the record that names it.
+        self.saved, self.saved_best = self.record, self.record.best_epoch
         self.key = place_dropout_key(setting)
         self.begun = self.record  # of the epoch, or of this process where it is later
         self.read_at = self.saved_at = time.monotonic()
@@ -144,13 +148,13 @@ class SubstageRun:
                 if before:
                     self.read(before)
                 self.checkpoints.check()
-                due = time.monotonic() - self.saved_at > SAVE_SECONDS
-                stopping = self.services.stop.agreed(due)
+                stopping = self.is_due(SAVE_SECONDS)
                 if stopping or (unread.ended and self.may_cut_after(place.epoch + 1)):
                     self.read(unread)
                     unread = None
                 if stopping:
-                    self.save_within_epoch()
+                    if self.record != self.saved:
+                        self.save(copy_tree(self.state))
                     self.check_stop()
             if unread:
                 self.read(unread)
@@ -239,7 +243,8 @@ class SubstageRun:
         place = phase._asdict() | {"epoch": epoch}
         self.services.writer.scalars(self.record.run_epochs, numbers, phase.name, **place)
         self.services.writer.flush()
-        self.save(state)
+        if self.record.finished or self.is_due(EPOCH_SAVE_SECONDS):
+            self.save(state)
         self.begun, self.read_at = self.record, time.monotonic()
 
     def average_metrics(self, state: TrainState) -> dict[str, float]:
@@ -269,17 +274,17 @@ class SubstageRun:
         self.progress.step(0, f"best Val {best['score']:.2f}")
         return measured
 
-    def save_within_epoch(self) -> None:
-        """Saves where everything that was sent is read; the end of an epoch is saved already."""
-        if self.record.step:
-            self.save(copy_tree(self.state))
+    def is_due(self, seconds: float) -> bool:
+        """Whether a stop signal came or the last save is so many seconds ago, in any process."""
+        return self.services.stop.agreed(time.monotonic() - self.saved_at > seconds)
 
     def save(self, state: TrainState) -> None:
         """Saves a copy of the state, to which the record belongs, by the number of steps so far."""
         record = self.record
         number = record.epoch * self.config.batches + record.step
-        best = bool(record.best) and record.best_epoch == record.epoch and not record.step
+        best = None if record.best_epoch == self.saved_best else self.best
         self.checkpoints.save(number, state, record, best)
+        self.saved, self.saved_best = record, record.best_epoch
         self.saved_at = time.monotonic()
 
     def check_stop(self) -> None:

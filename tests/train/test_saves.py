@@ -31,7 +31,8 @@ def opened(workdir):
 def test_what_is_saved_is_restored(tmp_path):
     with opened(tmp_path) as checkpoints:
         assert checkpoints.restore(state(0)) is None
-        checkpoints.save(4, state(4), record(1, cuts=(1,), sums={"loss": 2.0}), best=True)
+        first = record(1, cuts=(1,), sums={"loss": 2.0})
+        checkpoints.save(4, state(4), first, state(4).vars)
         checkpoints.save(8, state(8), record(1))
     with opened(tmp_path) as checkpoints:
         newest, told = checkpoints.restore(state(0))
@@ -50,7 +51,7 @@ def test_training_does_not_wait_and_the_best_comes_first(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", held_up)
     with opened(tmp_path) as checkpoints:
-        checkpoints.save(4, state(4), record(1), best=True)
+        checkpoints.save(4, state(4), record(1), state(4).vars)
         checkpoints.check()
         assert not written
         go.set()
@@ -67,7 +68,7 @@ def test_nothing_is_written_after_a_save_that_failed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", full)
     with pytest.raises(UserError, match="full"), opened(tmp_path) as checkpoints:
-        checkpoints.save(4, state(4), record(1), best=True)
+        checkpoints.save(4, state(4), record(1), state(4).vars)
         checkpoints.save(8, state(8), record(2))
     assert calls == [1]
 
@@ -96,6 +97,6 @@ def test_of_several_processes_each_saves_at_once(tmp_path, monkeypatch):
         Checkpoints, "save", lambda *_: threads.append(threading.current_thread()))
     with opened(tmp_path) as checkpoints:
         monkeypatch.setattr("jax.process_count", lambda: 2)
-        checkpoints.save(4, state(4), record(1), best=True)
+        checkpoints.save(4, state(4), record(1), state(4).vars)
         monkeypatch.undo()
     assert threads == [threading.main_thread()] * 2

@@ -65,6 +65,7 @@ def test_killed_after_a_save(places, whole, tmp_path, monkeypatch):
             raise Killed
 
     monkeypatch.setattr(Checkpoints, "save", dying)
+    monkeypatch.setattr(substage, "EPOCH_SAVE_SECONDS", -1)  # each epoch, however short
     while True:
         try:
             _, states = tiny.finish(tiny.config(), tmp_path / "w", resume=bool(killed))
@@ -78,6 +79,26 @@ def test_killed_after_a_save(places, whole, tmp_path, monkeypatch):
         every = {folder.removesuffix("-best") for folder, _ in killed}
         assert every == {phase.name for phase in PHASES if phase.draw is not None}
     assert_same(tmp_path / "w", states, whole)
+
+
+def test_short_epochs_share_a_save(tmp_path, monkeypatch):
+    """Between the first and the last epoch of a substage nothing waits for the disk; the best of
+    them comes with the record that names it."""
+    saves, save = [], Checkpoints.save
+
+    def noting(self, number, state, metadata):
+        saves.append((self.folder.name, number))
+        save(self, number, state, metadata)
+
+    monkeypatch.setattr(Checkpoints, "save", noting)
+    scores = iter((1.0, 3.0, 2.0))
+    context = tiny.make_context(tiny.config())
+    services = tiny.services(tmp_path)
+    setting, state = prepare_substage(context, Phase(1, 1), initialise_variables(context), None)
+    schedule = Schedule(3, select=lambda variables: {"score": next(scores)})
+    with services.writer:
+        substage.run_substage(setting, state, schedule, services, 0)
+    assert saves == [("stage1-substage1-best", 2), ("stage1-substage1", 12)]
 
 
 @pytest.mark.parametrize("every", [9, pytest.param(3, marks=pytest.mark.slow)])
