@@ -25,6 +25,7 @@ FLOORS = [
     "metrics",
     "cli",
     "data",
+    "extract",
     "methods",
     "results",
     "inference",

@@ -7,7 +7,8 @@ builds stand-ins first, which say for themselves what they hold.
 import math
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -136,10 +137,18 @@ def _text(value: object):
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
-def _globals():
+class _OrderedDict(dict):
+    """An ordered dict as a pickle spells it, without attributes."""
+
+    def __setstate__(self, state):
+        """PyTorch keeps versions of layers there."""
+
+
+def _globals(more: Mapping[str, object]) -> dict[str, object]:
     """Dotted name -> stand-in; made anew for each pickle, so that none can spoil the next."""
     table = {
         "numpy.dtype": _Dtype, "_codecs.encode": _encode,
+        "collections.OrderedDict": _OrderedDict,
         "numpy.ndarray": _Array,  # only ever an argument of _reconstruct
     }
     for core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
@@ -148,15 +157,16 @@ def _globals():
         table[f"{core}.numeric._frombuffer"] = _frombuffer
     for builtins in ("builtins", "__builtin__"):  # Python 3 and 2
         table[f"{builtins}.bytes"] = table[f"{builtins}.bytearray"] = _bytes
-    return {name: _Global(make) for name, make in table.items()}
+    table |= more
+    return {name: _Global(make) if callable(make) else make for name, make in table.items()}
 
 
 class _DataUnpickler(pickle.Unpickler):
     """Reads data; whatever else the file names is refused by that name."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO, more: Mapping[str, object], keep_ids: bool):
         super().__init__(file, encoding="bytes")  # Python 2 strings stay bytes, as array data
-        self._known = _globals()
+        self._known, self._keep_ids = _globals(more), keep_ids
 
     def find_class(self, module: str, name: str):
         dotted = f"{module}.{name}"
@@ -165,17 +175,28 @@ class _DataUnpickler(pickle.Unpickler):
         return self._known[dotted]
 
     def persistent_load(self, pid: object):
-        raise _Refused(f"persistent id {pid!r}")
+        if not self._keep_ids:
+            raise _Refused(f"persistent id {pid!r}")
+        return pid
 
 
-def read_pickle(file: BinaryIO, path: FilePath):
+def read_pickle(
+    file: BinaryIO, path: FilePath, more: Mapping[str, object] = MappingProxyType({}),
+    keep_ids: bool = False,
+) -> Any:
     """Reads a pickle of plain data from an open binary file without running anything.
+
+    Args:
+      file: stands behind the pickle afterwards.
+      path: for messages.
+      more: dotted name -> what it becomes: a constant, or a function of plain data to plain data.
+      keep_ids: persistent ids come back as what they are spelled with, instead of being refused.
 
     Returns dicts, lists, tuples, strings, numbers, None and numeric or string arrays; object
     arrays come back as lists. Raises UserError, naming `path` and whatever else was asked for.
     """
     try:
-        return _plain(_DataUnpickler(file).load(), {}, 0)
+        return _plain(_DataUnpickler(file, more, keep_ids).load(), {}, 0)
     except _Refused as error:
         raise UserError(f"{path} is refused because its pickle asks for {error}, which is not "
                         f"plain data (arrays, lists, dicts, strings, numbers): save it as such"
@@ -213,7 +234,7 @@ def _plain(value: Any, done: dict, depth: int):
             raise ValueError("an array without contents")
     elif type(value) in (list, tuple):
         result = type(value)(_plain(part, done, depth + 1) for part in value)
-    elif type(value) is dict:
+    elif type(value) in (dict, _OrderedDict):
         result = {
             _plain(key, done, depth + 1): _plain(part, done, depth + 1)
             for key, part in value.items()

@@ -1,0 +1,1 @@
+"""Clips to features: decoding, frames, the mel front end, encoders, recipes."""
