@@ -17,7 +17,7 @@ from avdiff_jax.io import text_files
 from avdiff_jax.io.safe_pickle import read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # opens a file of the older form
-MAX_BYTES = 8 << 30  # of one tensor; more is a mistake
+MAX_BYTES = 8 << 30  # of one storage; more is a mistake
 STORAGES = {
     "Double": "f8", "Float": "f4", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2",
     "Char": "i1", "Byte": "u1", "Bool": "?",
@@ -106,12 +106,16 @@ def _read_sequence(file, path):
     _collect_widths(content, widths)
     storages = {}
     for key in read_pickle(file, path):
-        count = int.from_bytes(file.read(8), "little")
-        wanted = count * widths[_name(key)]
-        storages[_name(key)] = file.read(min(wanted, MAX_BYTES))
-        if len(storages[_name(key)]) != wanted:
-            raise ValueError(f"{wanted} bytes stated and {len(storages[_name(key)])} there")
+        count = int.from_bytes(_read_exactly(file, 8), "little")
+        storages[_name(key)] = _read_exactly(file, count * widths[_name(key)])
     return content, storages
+
+
+def _read_exactly(file, size):
+    there = file.read(min(size, MAX_BYTES))
+    if len(there) != size:
+        raise ValueError(f"{size} bytes stated and {len(there)} there")
+    return there
 
 
 def _collect_widths(value, widths):
@@ -134,8 +138,8 @@ def _array(tensor, storages):
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError(f"a tensor of shape {size} with strides {stride}")
-    if math.prod(size) * values.itemsize > MAX_BYTES:
-        raise ValueError(f"a tensor of shape {size}")
+    if math.prod(size) > len(values):  # a view that repeats numbers could unfold to any size
+        raise ValueError(f"a tensor of shape {size} from {len(values)} numbers")
     if 0 in size:
         return np.zeros(size, values.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
