@@ -115,8 +115,9 @@ def _opened(path):
     try:
         container = av.open(os.fspath(path), timeout=60.0)
     except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise NotDecodable(f"it is no video or sound, or was cut off while it was copied "
-                           f"({error.strerror if isinstance(error, OSError) else error})") from None
+                           f"({reason})") from None
     with container:
         names = {*container.format.name.split(",")}
         if names & NO_CLIPS or any(name.endswith("_pipe") for name in names):

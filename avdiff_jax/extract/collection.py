@@ -1,0 +1,188 @@
+"""Which clips there are: a folder of classes or a CSV, and a share of them."""
+
+import collections
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from avdiff_jax.errors import UserError
+from avdiff_jax.io import text_files
+
+UNLABELLED = "unlabelled"  # the class of clips that have none
+NEEDED, OPTIONAL = {"path"}, {"class", "clip_id", "group", "start", "end"}  # columns of a CSV
+
+
+class ClipFile(NamedTuple):
+    """A clip on disk: a file, or a span of one."""
+
+    path: str
+    clip_id: str
+    class_name: str
+    group: str | None = None
+    start: float = 0.0  # seconds
+    end: float = math.inf
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Clips in the order of class and id, which is that of a store made of them."""
+
+    name: str
+    clips: tuple[ClipFile, ...]
+    class_names: tuple[str, ...]  # of all clips, those of other shares too
+    is_labelled: bool
+    notes: tuple[str, ...] = ()
+
+    def share(self, number: int, count: int) -> "Collection":
+        """Share `number`, from 1, of `count`: every so-manieth clip.
+
+        Raises:
+          UserError: there is no such share, or no clip is in it.
+        """
+        if not 1 <= number <= count:
+            raise UserError(f"share {number} of {count} does not exist: count from 1 to {count}")
+        if count > len(self.clips):
+            raise UserError(f"{len(self.clips)} clips cannot be parted into {count} shares: take "
+                            f"fewer")
+        return Collection(self.name, self.clips[number - 1 :: count], self.class_names,
+                          self.is_labelled, self.notes)
+
+
+def open_collection(path) -> Collection:
+    """The clips of FOLDER/class/*, of FOLDER/* without classes, or of a CSV.
+
+    A CSV has the header path[,class][,clip_id][,group][,start][,end]; paths are relative to it.
+
+    Raises:
+      UserError: nothing is there, or what is there contradicts itself.
+    """
+    path = os.fspath(path)
+    return of_folder(path) if os.path.isdir(path) else of_csv(path)
+
+
+# ---------------------------------------------------------------------------- folders
+
+
+def of_folder(folder: str) -> Collection:
+    """FOLDER/class/*; where there are no folders in it, FOLDER/* without classes."""
+    entries = _visible(folder)
+    classes = [entry.name for entry in entries if entry.is_dir()]
+    loose = [entry.name for entry in entries if entry.is_file()]
+    notes = []
+    if classes:
+        files = [(os.path.join(class_name, entry.name), class_name)
+                 for class_name in classes
+                 for entry in _visible(os.path.join(folder, class_name)) if entry.is_file()]
+        if loose:
+            notes.append(f"files beside the class folders were left out: {len(loose)}, the first "
+                         f"is {loose[0]!r}")
+    else:
+        files = [(name, UNLABELLED) for name in loose]
+    if not files:
+        raise UserError(f"{folder} holds no clips: lay them as {os.path.basename(folder)}/class/"
+                        f"clip.mp4, or without class folders to have them without classes")
+    ids = _short_ids([name for name, _ in files])
+    clips = [ClipFile(os.path.join(folder, name), clip_id, class_name)
+             for (name, class_name), clip_id in zip(files, ids, strict=True)]
+    empty = sorted({*classes} - {class_name for _, class_name in files})
+    if empty:
+        notes.append(f"class folders without files were left out: {len(empty)}, the first is "
+                     f"{empty[0]!r}")
+    return _collection(folder, clips, bool(classes), notes)
+
+
+def _visible(folder):
+    """The entries of a folder that are not hidden, in the order of their names."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")),
+                          key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}): change its "
+                        f"permissions or name another") from None
+
+
+def _short_ids(names: Sequence[str]) -> list[str]:
+    """Relative paths without their extensions, where these are not needed to tell them apart."""
+    names = [name.replace(os.sep, "/") for name in names]
+    stems = [os.path.splitext(name)[0] for name in names]
+    counts = collections.Counter(stems)
+    return [stem if counts[stem] == 1 else name for name, stem in zip(names, stems, strict=True)]
+
+
+# ---------------------------------------------------------------------------- CSV
+
+
+def of_csv(path: str) -> Collection:
+    """The clips that a CSV lists."""
+    rows = text_files.rows(path, "clip list")
+    header = rows[0] if rows else []
+    if not {*header} >= NEEDED or {*header} - NEEDED - OPTIONAL or len({*header}) != len(header):
+        raise UserError(f"clip list {path} has the header {','.join(header)!r} where path, and "
+                        f"if need be {', '.join(sorted(OPTIONAL))}, are needed: mend it")
+    folder = os.path.dirname(path)
+    entries = []
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(header):
+            raise UserError(f"clip list {path}, row {number}, has {len(row)} cells where the "
+                            f"header has {len(header)}: mend it")
+        entries.append(dict(zip(header, row, strict=True)))
+    is_labelled = "class" in header
+    unnamed = _short_ids([entry["path"] for entry in entries])
+    clips = []
+    for number, (entry, short) in enumerate(zip(entries, unnamed, strict=True), 2):
+        place = f"clip list {path}, row {number},"
+        if not entry["path"] or (is_labelled and not entry["class"]):
+            raise UserError(f"{place} has no {'class' if entry['path'] else 'path'}: fill it in")
+        start, end = _seconds(place, entry, "start", 0.0), _seconds(place, entry, "end", math.inf)
+        if not start < end:
+            raise UserError(f"{place} goes from {start:g} to {end:g} seconds: mend it")
+        span = "" if (start, end) == (0.0, math.inf) else f"@{start:g}-{end:g}"
+        clips.append(ClipFile(
+            os.path.join(folder, entry["path"]), entry.get("clip_id") or short + span,
+            entry["class"] if is_labelled else UNLABELLED, entry.get("group") or None, start, end))
+    if not clips:
+        raise UserError(f"clip list {path} lists 0 clips: add some")
+    return _collection(path, clips, is_labelled, [])
+
+
+def _seconds(place, entry, column, default):
+    if not entry.get(column):
+        return default
+    try:
+        seconds = float(entry[column])
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise UserError(f"{place} has {column} = {entry[column]!r} where seconds are needed: mend "
+                        f"it")
+    return seconds
+
+
+# ---------------------------------------------------------------------------- both
+
+
+def _collection(path, clips: Iterable[ClipFile], is_labelled, notes) -> Collection:
+    clips = sorted(clips, key=lambda clip: (clip.class_name, clip.clip_id))
+    class_names = sorted({clip.class_name for clip in clips})
+    _check_case(class_names, path)
+    ids = [clip.clip_id for clip in clips]
+    repeated = [clip_id for clip_id, count in collections.Counter(ids).items() if count > 1]
+    if repeated:
+        paths = [clip.path for clip in clips if clip.clip_id == repeated[0]]
+        raise UserError(f"{path} has the clip id {repeated[0]!r} for {paths[0]} and for "
+                        f"{paths[1]}: give each clip its own in a column clip_id")
+    name = os.path.splitext(os.path.basename(os.path.abspath(path)))[0]
+    return Collection(name, tuple(clips), tuple(class_names), is_labelled, tuple(notes))
+
+
+def _check_case(class_names, path):
+    """Classes that differ only in case become one on other file systems and in text files."""
+    folded = {}
+    for name in class_names:
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise UserError(f"{path} has the classes {other!r} and {name!r}, which differ only in "
+                            f"case: rename one")

@@ -1,0 +1,128 @@
+"""An extraction from the collection of clips to the store, with a report of every clip."""
+
+import collections
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from avdiff_jax.data.store_report import Report
+from avdiff_jax.data.store_writer import Clip, write_store
+from avdiff_jax.errors import UserError
+from avdiff_jax.extract.collection import ClipFile, Collection
+from avdiff_jax.extract.parts import Outcome, Parts
+from avdiff_jax.extract.pipeline import MISSING, Encoders, Meter, encode_clips
+from avdiff_jax.io.files import write_csv
+from avdiff_jax.runtime.progress import Progress
+
+ON_ERROR = ("skip", "stop")
+COLUMNS = ("path", "class", "clip_id", *Outcome._fields)
+
+
+class Extraction(NamedTuple):
+    """What came of it."""
+
+    store: Report
+    outcomes: dict[str, Outcome]  # by clip id
+    resumed: int  # clips that an earlier, unfinished run had done
+    meter: Meter
+
+    def __str__(self):
+        counts = collections.Counter(outcome.status for outcome in self.outcomes.values())
+        said = ", ".join(f"{counts[status]} {status}" for status in
+                         ("ok", "incomplete", "skipped", "failed") if counts[status])
+        earlier = f" ({self.resumed} of them in an earlier run)" if self.resumed else ""
+        return f"{self.store}\nextracted  {said}{earlier}; {self.meter}"
+
+
+def report_path(out) -> Path:
+    """Where the report of the clips goes."""
+    return Path(f"{os.path.splitext(os.fspath(out))[0]}.report.csv")
+
+
+def extract(
+    collection: Collection, out, encoders: Encoders, recipe: str, class_text: np.ndarray, *,
+    share: tuple[int, int] = (1, 1), missing: str = "keep", on_error: str = "skip",
+    threads: int | None = None, name: str | None = None,
+) -> Extraction:
+    """Makes the store `out` of a collection; a run that was killed is gone on with.
+
+    Args:
+      recipe: its name, for the store's provenance.
+      class_text: [C, Dt], a row a class of the collection.
+      share: number, from 1, and count: only so much of the collection.
+      missing: what becomes of a clip that lacks a modality: "keep" or "skip".
+      on_error: whether a clip that cannot be decoded is left out ("skip") or ends all ("stop").
+      threads: that decode; default: one a core.
+      name: of the data set; default: that of the collection.
+
+    Raises:
+      UserError: nothing can be decoded, parts of another recipe lie there, the disk is full, or
+        with on_error="stop" the first clip that fails.
+    """
+    for word, allowed in ((missing, MISSING), (on_error, ON_ERROR)):
+        if word not in allowed:
+            raise UserError(f"{word!r} is none of {', '.join(allowed)}: change it")
+    active = encoders.active
+    settings = describe(encoders, recipe) | {
+        "missing": missing, "share": "{}/{}".format(*share)}
+    clips = collection.share(*share).clips
+    parts = Parts(out, settings)
+    outcomes = {clip.clip_id: outcome for clip in clips if (outcome := parts.outcome(clip))}
+    resumed, meter = len(outcomes), Meter()
+    todo = [clip for clip in clips if clip.clip_id not in outcomes]
+    with Progress(len(clips), "extract") as progress:
+        progress.step(resumed)
+        failed = 0
+        for clip, part in encode_clips(todo, encoders, missing, threads, meter):
+            outcomes[clip.clip_id] = part.outcome
+            if part.outcome.is_kept:
+                parts.write(clip, part)
+            elif part.outcome.status == "failed":
+                failed += 1
+                if on_error == "stop":
+                    raise UserError(f"{clip.path} cannot be decoded: {part.outcome.reason}; mend "
+                                    f"or remove it, or leave out such clips")
+            progress.step(1, note=f"{failed} failed, {meter}")
+    write_report(report_path(out), clips, outcomes)
+    kept = [clip for clip in clips if outcomes[clip.clip_id].is_kept]
+    if not kept:
+        first = outcomes[clips[0].clip_id]
+        raise UserError(f"none of the {len(clips)} clips of {collection.name} gives features; the "
+                        f"first, {clips[0].path}, was {first.status}: {first.reason}")
+    with Progress(len(kept), "store") as progress:
+        seconds = {modality: encoder.plan.seconds for modality, encoder in active.items()}
+        dims = {modality: encoder.dim for modality, encoder in active.items()}
+        store = write_store(
+            out, name=name or collection.name, clips=stored(kept, parts),
+            class_names=collection.class_names, class_text=class_text,
+            audio_seconds=seconds.get("audio", 1.0), video_seconds=seconds.get("video", 1.0),
+            audio_dim=dims.get("audio"), video_dim=dims.get("video"),
+            provenance={"extraction": settings},
+            may_lack_modality=missing == "keep" or len(active) < 2,
+            notes=collection.notes, progress=progress)
+    parts.remove()
+    return Extraction(store, outcomes, resumed, meter)
+
+
+def describe(encoders: Encoders, recipe: str) -> dict[str, str]:
+    """What the features of a clip depend on besides its file."""
+    return {"recipe": recipe} | {
+        modality: encoder.identity if encoder else "none"
+        for modality, encoder in zip(encoders._fields, encoders, strict=True)
+    }
+
+
+def stored(clips: Sequence[ClipFile], parts: Parts):
+    """Yields the clips of finished parts as a store takes them."""
+    for clip in clips:
+        part = parts.read(clip)
+        yield Clip(clip.clip_id, clip.class_name, clip.group, part.audio, part.video)
+
+
+def write_report(path: Path, clips: Sequence[ClipFile], outcomes: dict[str, Outcome]) -> None:
+    """A CSV with a row a clip."""
+    write_csv(path, COLUMNS, (
+        (clip.path, clip.class_name, clip.clip_id, *outcomes[clip.clip_id]) for clip in clips))
