@@ -1,4 +1,4 @@
-"""Which clips there are: a folder of classes or a CSV, and a share of them."""
+"""Which clips there are: a folder of classes or a CSV, and a shard of them."""
 
 import collections
 import math
@@ -31,20 +31,20 @@ class Collection:
 
     name: str
     clips: tuple[ClipFile, ...]
-    class_names: tuple[str, ...]  # of all clips, those of other shares too
+    class_names: tuple[str, ...]  # of all clips, those of other shards too
     is_labelled: bool
     notes: tuple[str, ...] = ()
 
-    def share(self, number: int, count: int) -> "Collection":
-        """Share `number`, from 1, of `count`: every so-manieth clip.
+    def shard(self, number: int, count: int) -> "Collection":
+        """Shard `number`, from 1, of `count`: every so-manieth clip.
 
         Raises:
-          UserError: there is no such share, or no clip is in it.
+          UserError: there is no such shard, or no clip is in it.
         """
         if not 1 <= number <= count:
-            raise UserError(f"share {number} of {count} does not exist: count from 1 to {count}")
+            raise UserError(f"shard {number} of {count} does not exist: count from 1 to {count}")
         if count > len(self.clips):
-            raise UserError(f"{len(self.clips)} clips cannot be parted into {count} shares: take "
+            raise UserError(f"{len(self.clips)} clips cannot be parted into {count} shards: take "
                             f"fewer")
         return Collection(self.name, self.clips[number - 1 :: count], self.class_names,
                           self.is_labelled, self.notes)
@@ -108,7 +108,7 @@ def _short_ids(names: Sequence[str]) -> list[str]:
     """Relative paths without their extensions, where these are not needed to tell them apart."""
     names = [name.replace(os.sep, "/") for name in names]
     stems = [os.path.splitext(name)[0] for name in names]
-    counts = collections.Counter(stems)
+    counts = collections.Counter(os.path.splitext(name)[0] for name in {*names})
     return [stem if counts[stem] == 1 else name for name, stem in zip(names, stems, strict=True)]
 
 

@@ -106,6 +106,17 @@ def decode(
             yield from sound.finish()
 
 
+def state_seconds(path, start: float = 0.0, end: float = math.inf) -> float:
+    """The length of a span as the container states it; 0 where it states none.
+
+    Raises:
+      NotDecodable: the file is no clip.
+    """
+    with _opened(path) as container:
+        length = (container.duration or 0) / av.time_base
+        return max(0.0, min(length, end) - start)
+
+
 @contextlib.contextmanager
 def _opened(path):
     if not os.path.isfile(path):

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data.store_report import Report
+from avdiff_jax.data.store_report import Report, size_text
 from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract.collection import ClipFile, Collection
+from avdiff_jax.extract.decoding import NotDecodable, state_seconds
 from avdiff_jax.extract.parts import Outcome, Parts
 from avdiff_jax.extract.pipeline import MISSING, Encoders, Meter, encode_clips
 from avdiff_jax.io.files import write_csv
@@ -19,6 +20,23 @@ from avdiff_jax.runtime.progress import Progress
 
 ON_ERROR = ("skip", "stop")
 COLUMNS = ("path", "class", "clip_id", *Outcome._fields)
+
+
+class Survey(NamedTuple):
+    """What there is to be extracted."""
+
+    clips: int
+    classes: int
+    unreadable: int
+    hours: float  # as the containers state them
+    file_bytes: int
+    notes: tuple[str, ...]
+
+    def __str__(self):
+        lines = [f"clips      {self.clips}, {self.unreadable} of them unreadable",
+                 f"classes    {self.classes}",
+                 f"length     {self.hours:.4g} hours as stated, {size_text(self.file_bytes)}"]
+        return "\n".join(lines + [f"note       {note}" for note in self.notes])
 
 
 class Extraction(NamedTuple):
@@ -42,9 +60,25 @@ def report_path(out) -> Path:
     return Path(f"{os.path.splitext(os.fspath(out))[0]}.report.csv")
 
 
+def survey(collection: Collection) -> Survey:
+    """Counts clips, hours and bytes; the files are opened but not decoded."""
+    seconds, sizes, unreadable = 0.0, {}, 0
+    with Progress(len(collection.clips), "survey") as progress:
+        for clip in collection.clips:
+            try:
+                seconds += state_seconds(clip.path, clip.start, clip.end)
+                sizes[clip.path] = os.path.getsize(clip.path)
+            except NotDecodable:
+                unreadable += 1
+            progress.step(1)
+    classes = {clip.class_name for clip in collection.clips} if collection.is_labelled else ()
+    return Survey(len(collection.clips), len(classes), unreadable, seconds / 3600,
+                  sum(sizes.values()), collection.notes)
+
+
 def extract(
     collection: Collection, out, encoders: Encoders, recipe: str, class_text: np.ndarray, *,
-    share: tuple[int, int] = (1, 1), missing: str = "keep", on_error: str = "skip",
+    shard: tuple[int, int] = (1, 1), missing: str = "keep", on_error: str = "skip",
     threads: int | None = None, name: str | None = None,
 ) -> Extraction:
     """Makes the store `out` of a collection; a run that was killed is gone on with.
@@ -52,7 +86,7 @@ def extract(
     Args:
       recipe: its name, for the store's provenance.
       class_text: [C, Dt], a row a class of the collection.
-      share: number, from 1, and count: only so much of the collection.
+      shard: number, from 1, and count: only so much of the collection.
       missing: what becomes of a clip that lacks a modality: "keep" or "skip".
       on_error: whether a clip that cannot be decoded is left out ("skip") or ends all ("stop").
       threads: that decode; default: one a core.
@@ -67,8 +101,8 @@ def extract(
             raise UserError(f"{word!r} is none of {', '.join(allowed)}: change it")
     active = encoders.active
     settings = describe(encoders, recipe) | {
-        "missing": missing, "share": "{}/{}".format(*share)}
-    clips = collection.share(*share).clips
+        "missing": missing, "shard": "{}/{}".format(*shard)}
+    clips = collection.shard(*shard).clips
     parts = Parts(out, settings)
     outcomes = {clip.clip_id: outcome for clip in clips if (outcome := parts.outcome(clip))}
     resumed, meter = len(outcomes), Meter()

@@ -11,7 +11,7 @@ import av
 import PIL.Image
 
 from avdiff_jax.extract import decoding
-from tests.extract.made import by_filter, number_of
+from tests.extract.clips import by_filter, number_of
 
 RATE = 16_000
 
