@@ -17,7 +17,7 @@ the order of `axes`. A model of sound sees [batch, samples] in -1..1.
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ KEYS["video"] = KEYS["image"] | {"frames": ((int,), None), "axes": ((str,), "TCH
 class Model:
     """An open model and what it is given."""
 
+    path: str
     modality: str
     plan: Plan
     batch: int
@@ -75,7 +76,12 @@ class Model:
     def _call(self, batch):
         name = self.session.get_inputs()[0].name
         outputs = [self.settings["output"]] if self.settings["output"] else None
-        return self.session.run(outputs, {name: batch})[0].astype(np.float32)
+        features = self.session.run(outputs, {name: batch})[0]
+        if features.ndim != 2 or len(features) != self.batch or not features.shape[1]:
+            raise UserError(f"{self.path} gives an output of shape {features.shape} where (batch, "
+                            f"features) = ({self.batch}, ...) is needed: name another `output` in "
+                            f"the JSON beside it")
+        return features.astype(np.float32)
 
 
 def open_model(path) -> Model:
@@ -110,22 +116,16 @@ def open_model(path) -> Model:
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256((identity + text).encode()).hexdigest()
     model = Model(
-        "audio" if settings["modality"] == "audio" else "video", plan_of(settings), batch, 0,
+        path, "audio" if settings["modality"] == "audio" else "video", plan_of(settings), batch, 0,
         f"onnx-{os.path.basename(path)}-{digest[:16]}", session, settings)
-    return _with_dim(model, path, beside)
-
-
-def _with_dim(model, path, beside):
-    """Tries the model on zeros, which tells its features."""
     try:
-        features = model.run(*_zeros(model))
+        features = model.run(*_zeros(model))  # they tell how many there are
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path} does not take what {beside} says ({_first_line(error)}): mend "
                         f"the JSON") from None
-    if features.ndim != 2 or len(features) != model.batch or not features.shape[1]:
-        raise UserError(f"{path} gives an output of shape {features.shape} where (batch, features)"
-                        f" = ({model.batch}, ...) is needed: name another `output` in {beside}")
-    return Model(**{**vars(model), "dim": features.shape[1]})
+    return replace(model, dim=features.shape[1])
 
 
 def _zeros(model):
