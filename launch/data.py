@@ -4,6 +4,7 @@
     python launch/data.py split --lists LISTS/UCF --shots 5 --seed 0 --out split.json
     python launch/data.py text --classes names.txt --words glove.6B.300d.txt --out text.npz
     python launch/data.py inspect data/ucf.h5 --plot ucf.png
+    python launch/data.py merge data/mine-*.h5 --out data/mine.h5
     python launch/data.py synthesize --out data/made-up.h5 --seed 0
 
 `python launch/data.py COMMAND --help` lists the flags.
@@ -28,6 +29,7 @@ from avdiff_jax.data.importers import layouts, text_vectors, word_vectors
 from avdiff_jax.data.inspect import class_names, inspect_path
 from avdiff_jax.data.splits import from_lists, from_store, split_file
 from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.extract import shards
 from avdiff_jax.io import text_files
 from avdiff_jax.runtime.progress import Progress
 
@@ -148,6 +150,11 @@ def make_text(args: Namespace, _: Sequence[str]) -> None:
         print(f"note: {note}")
 
 
+def merge(args: Namespace, _: Sequence[str]) -> None:
+    """`merge`: stores of the shards of one extraction to a single store."""
+    print(shards.merge(args.stores, args.out, args.name))
+
+
 def synthesize(args: Namespace, _: Sequence[str]) -> None:
     """`synthesize`: a made-up store."""
     with Progress(args.classes * args.clips_per_class, "synthesize") as progress:
@@ -164,7 +171,7 @@ def parser() -> Parser:
     for name, run, add_flags in (
         ("import", import_features, add_import_flags), ("split", make_split, add_split_flags),
         ("text", make_text, add_text_flags), ("inspect", inspect, add_inspect_flags),
-        ("synthesize", synthesize, add_synthesize_flags),
+        ("merge", merge, add_merge_flags), ("synthesize", synthesize, add_synthesize_flags),
     ):
         says = str(run.__doc__).partition(": ")[2]
         command = commands.add_parser(name, help=says, description=says)
@@ -250,6 +257,14 @@ def add_inspect_flags(p: Parser) -> None:
     p.add_argument("path", help="store, split or archive folder")
     p.add_argument("--shots", type=int, help="archive: only this K")
     p.add_output("FILE.png", "draw lengths and class counts", flag="--plot", required=False)
+
+
+def add_merge_flags(p: Parser) -> None:
+    """Those of `merge`."""
+    p.add_argument("stores", nargs="+", metavar="FILE.h5",
+                   help="a store of each shard, in any order")
+    p.add_output("FILE.h5", "store to make")
+    p.add_argument("--name", help="of the data set; default: that of the shards")
 
 
 def add_synthesize_flags(p: Parser) -> None:
