@@ -3,6 +3,7 @@
 The clips of ../shared/extract/clips/made carry the same numbers.
 """
 
+import math
 from fractions import Fraction
 
 import av
@@ -22,18 +23,23 @@ def write_clip(path, seconds: float, fps: int = 25, audio: bool = True, video: b
             frames.bit_rate = 2_000_000
         if audio:
             sound = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
-        if video:
-            for number in range(round(seconds * fps)):
-                frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
-                container.mux(frames.encode(frame))
-            container.mux(frames.encode())
-        if audio:
-            wave = np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE) / 4
-            frame = av.AudioFrame.from_ndarray(
-                (wave * 32767).astype(np.int16)[None], format="s16", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
-            container.mux(sound.encode(frame))
-            container.mux(sound.encode())
+        samples = round(seconds * RATE)
+        for second in range(math.ceil(seconds)):
+            if video:
+                last = min(round(seconds * fps), (second + 1) * fps)
+                for number in range(second * fps, last):
+                    frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+                    container.mux(frames.encode(frame))
+            if audio:
+                times = np.arange(second * RATE, min(samples, (second + 1) * RATE)) / RATE
+                wave = np.sin(2 * np.pi * hertz * times) / 4
+                frame = av.AudioFrame.from_ndarray(
+                    (wave * 32767).astype(np.int16)[None], format="s16", layout="mono")
+                frame.sample_rate, frame.time_base = RATE, Fraction(1, RATE)
+                frame.pts = second * RATE
+                container.mux(sound.encode(frame))
+        for stream in container.streams:
+            container.mux(stream.encode())
 
 
 def numbered(number: int) -> np.ndarray:
