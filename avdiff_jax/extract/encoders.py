@@ -1,5 +1,6 @@
 """The table of encoders: from tokens to features, in batches of one compiled shape."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.extract import c3d, efficientnet, frames, mel, onnx, soundnet, vggish, weights
 from avdiff_jax.extract.recipes import RECIPES, Recipe
 from avdiff_jax.extract.tokens import FramePlan, Inputs, Plan, WavePlan, count_whole, spread
+from avdiff_jax.runtime.compiling import compile_function
 
+PRECISION = "float32"  # features are to be the same on every device
 FPS = 25.0
 VIDEO_TOKEN = 16  # frames: 0.64 s, as in the benchmark
 EFFICIENTNET_FRAMES = 2  # of a token, whose features are averaged
@@ -84,13 +87,14 @@ def make_vggish(recipe: Recipe, weight_file, pca_file) -> Encoder:
     """VGGish with rotation and quantisation: [128] uint8 each 0.96 s."""
     params = jax.device_put(weights.load_vggish(weight_file))
     eigen_vectors, means = weights.load_pca(pca_file)
-    embed = jax.jit(vggish.embed, static_argnums=2)
+    embed = compile_function(
+        functools.partial(vggish.embed, last_relu=recipe.last_relu), PRECISION)
     plan = WavePlan(
         mel.RATE, mel.PATCH, mel.PATCH_HOP, 0, count_whole(mel.PATCH, mel.PATCH_HOP),
         lambda window: mel.patches(window)[0])
     return Encoder(
         "vggish", "audio", vggish.DIM, 32, plan,
-        run=lambda patches, *_: embed(params, patches, recipe.last_relu),
+        run=lambda patches, *_: embed(params, patches),
         finish=lambda x: vggish.quantise(x, eigen_vectors, means, recipe.rounded),
         identity=identify("vggish", recipe, weights.digest(weight_file), weights.digest(pca_file)))
 
@@ -100,10 +104,10 @@ def make_c3d(recipe: Recipe, weight_file) -> Encoder:
     params = jax.device_put(weights.load_c3d(weight_file))
     mean, std = np.float32(recipe.mean), np.float32(recipe.std)
 
-    @jax.jit
-    def embed(params, clips, valid):
+    def embed_pixels(params, clips, valid):
         return c3d.embed(params, c3d.normalise(clips, valid, mean, std))
 
+    embed = compile_function(embed_pixels, PRECISION)
     plan = FramePlan(FPS, VIDEO_TOKEN, spread(VIDEO_TOKEN, c3d.FRAMES), c3d.SIDE,
                      lambda image: frames.see_c3d(image, recipe.negative))
     return Encoder(
@@ -116,11 +120,11 @@ def make_efficientnet(recipe: Recipe) -> Encoder:
     params = jax.device_put(weights.load_efficientnet())
     which = spread(VIDEO_TOKEN, EFFICIENTNET_FRAMES)
 
-    @jax.jit
-    def embed(params, images, valid):
+    def embed_tokens(params, images, valid):
         features = efficientnet.embed(params, images.reshape(-1, *images.shape[2:]))
         return average_valid(features.reshape(*images.shape[:2], -1), valid)
 
+    embed = compile_function(embed_tokens, PRECISION)
     plan = FramePlan(
         FPS, VIDEO_TOKEN, which, efficientnet.SIDE,
         lambda image: frames.see_square(image, EFFICIENTNET_SHORTER, efficientnet.SIDE))
@@ -133,7 +137,7 @@ def make_efficientnet(recipe: Recipe) -> Encoder:
 def make_soundnet(recipe: Recipe) -> Encoder:
     """SoundNet-8 after its fifth layer: [256] each 0.37 s."""
     params = jax.device_put(weights.load_soundnet())
-    embed = jax.jit(soundnet.embed)
+    embed = compile_function(soundnet.embed, PRECISION)
     plan = WavePlan(soundnet.RATE, soundnet.WINDOW, soundnet.HOP, soundnet.BEFORE,
                     soundnet.count_tokens, lambda window: window)
     return Encoder(
