@@ -31,17 +31,15 @@ from avdiff_jax.extract import encoders, recipes
 from avdiff_jax.extract.collection import Collection, open_collection
 from avdiff_jax.extract.pipeline import MISSING, Encoders
 from avdiff_jax.extract.run import ON_ERROR, extract, report_path, survey
-from avdiff_jax.io.files import check_free
 from avdiff_jax.runtime import devices
 
 
 def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
+    p.add_output("FILE.h5", "store to make")
     add = p.add_argument
     add("--clips", required=True, metavar="FOLDER|CSV", help="video files, in folders of classes")
-    add("--out", required=True, metavar="FILE.h5", help="store to make")
-    add("--overwrite", action="store_true", help="replace what is there already")
     add("--name", help="of the data set; default: that of the folder or CSV")
     add("--text", metavar="FILE", help="class text vectors: .npy dict, .npz or .csv")
     known = ", ".join(encoders.ENCODERS).replace("onnx", "onnx:FILE")
@@ -72,7 +70,6 @@ def main(argv=None):
             return
         if args.threads is not None and args.threads < 1:
             raise UserError(f"--threads {args.threads} decode nothing: give 1 or more")
-        check_free(args.out, overwrite=args.overwrite)
         vectors = _text(collection, args.text)
         devices.configure()
         recipe = recipes.find(args.recipe)

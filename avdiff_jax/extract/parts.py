@@ -15,7 +15,7 @@ import numpy as np
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract.collection import ClipFile
 from avdiff_jax.io import text_files
-from avdiff_jax.io.files import draft, write_atomically
+from avdiff_jax.io.files import draft, write_text
 from avdiff_jax.io.npy_npz import NpzFiles
 
 SETTINGS = "settings.json"
@@ -66,7 +66,7 @@ class Parts:
         if described.exists():
             self._check(described)
         else:
-            write_atomically(described, json.dumps(settings, indent=1, sort_keys=True) + "\n")
+            write_text(described, json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
     def _check(self, described):
         try:
