@@ -6,6 +6,7 @@ Sports-1M. The features of the benchmark are the second dense layer after its Re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from avdiff_jax.extract import layers
 
@@ -52,7 +53,7 @@ def embed(params: layers.Params, clips: jax.Array) -> jax.Array:
 
 
 def normalise(
-    frames: jax.Array, valid: jax.Array, mean: jax.Array, std: jax.Array
+    frames: jax.Array, valid: jax.Array, mean: np.ndarray, std: np.ndarray
 ) -> jax.Array:
     """Pixels to what the network sees.
 

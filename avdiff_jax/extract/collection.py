@@ -50,7 +50,7 @@ class Collection:
                           self.is_labelled, self.notes)
 
 
-def open_collection(path) -> Collection:
+def open_collection(path: str | os.PathLike) -> Collection:
     """The clips of FOLDER/class/*, of FOLDER/* without classes, or of a CSV.
 
     A CSV has the header path[,class][,clip_id][,group][,start][,end]; paths are relative to it.
@@ -93,7 +93,7 @@ def of_folder(folder: str) -> Collection:
     return _collection(folder, clips, bool(classes), notes)
 
 
-def _visible(folder):
+def _visible(folder: str) -> list[os.DirEntry]:
     """The entries of a folder that are not hidden, in the order of their names."""
     try:
         with os.scandir(folder) as entries:
@@ -148,7 +148,7 @@ def of_csv(path: str) -> Collection:
     return _collection(path, clips, is_labelled, [])
 
 
-def _seconds(place, entry, column, default):
+def _seconds(place: str, entry: dict[str, str], column: str, default: float) -> float:
     if not entry.get(column):
         return default
     try:
@@ -164,7 +164,9 @@ def _seconds(place, entry, column, default):
 # ---------------------------------------------------------------------------- both
 
 
-def _collection(path, clips: Iterable[ClipFile], is_labelled, notes) -> Collection:
+def _collection(
+    path: str, clips: Iterable[ClipFile], is_labelled: bool, notes: Sequence[str]
+) -> Collection:
     clips = sorted(clips, key=lambda clip: (clip.class_name, clip.clip_id))
     class_names = sorted({clip.class_name for clip in clips})
     _check_case(class_names, path)
@@ -178,7 +180,7 @@ def _collection(path, clips: Iterable[ClipFile], is_labelled, notes) -> Collecti
     return Collection(name, tuple(clips), tuple(class_names), is_labelled, tuple(notes))
 
 
-def _check_case(class_names, path):
+def _check_case(class_names: Sequence[str], path: str) -> None:
     """Classes that differ only in case become one on other file systems and in text files."""
     folded = {}
     for name in class_names:

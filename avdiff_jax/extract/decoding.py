@@ -7,12 +7,16 @@ before it is repeated and sound is silent, so that both keep their time.
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from avdiff_jax.errors import UserError
 
@@ -62,7 +66,7 @@ class Facts:
 
 
 def decode(
-    path, rate: int | None, fps: float | None, facts: Facts, start: float = 0.0,
+    path: str | os.PathLike, rate: int | None, fps: float | None, facts: Facts, start: float = 0.0,
     end: float = math.inf,
 ) -> Iterator[Samples | Picture]:
     """Yields the sound and the frames of a file as they come.
@@ -85,7 +89,7 @@ def decode(
         streams = [stream for stream, wanted in ((video, fps), (audio, rate)) if stream and wanted]
         if not streams:
             return
-        begin = min(float((stream.start_time or 0) * stream.time_base) for stream in streams)
+        begin = min(in_seconds(stream.start_time, stream) for stream in streams)
         facts.stated = _stated(container, streams, begin, start, end)
         grid = Grid(fps, begin + start, end - start, facts, video) if video and fps else None
         sound = Sound(rate, begin + start, end - start, facts) if audio and rate else None
@@ -94,9 +98,9 @@ def decode(
         if start > 0:
             container.seek(round((begin + start) * av.time_base))
         for frame in _frames(container, streams, facts):
-            if isinstance(frame, av.VideoFrame):
+            if grid and isinstance(frame, av.VideoFrame):
                 yield from grid.place(frame)
-            else:
+            elif sound and isinstance(frame, av.AudioFrame):
                 yield from sound.resample(frame)
             if all(part.is_over for part in (grid, sound) if part):
                 break
@@ -106,7 +110,7 @@ def decode(
             yield from sound.finish()
 
 
-def state_seconds(path, start: float = 0.0, end: float = math.inf) -> float:
+def state_seconds(path: str | os.PathLike, start: float = 0.0, end: float = math.inf) -> float:
     """The length of a span as the container states it; 0 where it states none.
 
     Raises:
@@ -118,17 +122,18 @@ def state_seconds(path, start: float = 0.0, end: float = math.inf) -> float:
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path: str | os.PathLike) -> Iterator[InputContainer]:
     if not os.path.isfile(path):
         raise NotDecodable("there is no such file")
     if not os.path.getsize(path):
         raise NotDecodable("it is empty")
     try:
-        container = av.open(os.fspath(path), timeout=60.0)
-    except (av.FFmpegError, OSError, ValueError) as error:
+        container = av.open(os.fspath(path), "r", timeout=60.0)
+    except (FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise NotDecodable(f"it is no video or sound, or was cut off while it was copied "
                            f"({reason})") from None
+    assert isinstance(container, InputContainer)
     with container:
         names = {*container.format.name.split(",")}
         if names & NO_CLIPS or any(name.endswith("_pipe") for name in names):
@@ -138,34 +143,47 @@ def _opened(path):
         yield container
 
 
-def _is_cover(stream):
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+def _is_cover(stream: Stream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
-def _stated(container, streams, begin, start, end):
+def _stated(
+    container: InputContainer, streams: Sequence[Stream], begin: float, start: float, end: float
+) -> float | None:
     """Seconds from `start` to the end of the longest stream; None where nothing is stated."""
-    ends = [float(((stream.start_time or 0) + stream.duration) * stream.time_base) - begin
+    ends = [in_seconds((stream.start_time or 0) + stream.duration, stream) - begin
             for stream in streams if stream.duration]
     if not ends and container.duration:
         ends = [container.duration / av.time_base]
     return max(0.0, min(max(ends), end) - start) if ends else None
 
 
-def _frames(container, streams, facts):
+def in_seconds(ticks: int | None, timed: Stream | av.VideoFrame) -> float:
+    """A time in units of a stream's or frame's time base; 0 where either is unknown."""
+    return float((ticks or 0) * (timed.time_base or 0))
+
+
+def _frames(
+    container: InputContainer, streams: Sequence[Stream], facts: Facts
+) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """All that can be decoded, in the order of the file."""
     packets = container.demux(streams)
     while True:
         try:
             packet = next(packets, None)
-        except (av.FFmpegError, OSError):
+        except (FFmpegError, OSError):
             facts.damaged += 1
             return  # the file ends in the middle of a packet
         if packet is None:
             return
         try:
-            yield from packet.decode()
-        except (av.FFmpegError, ValueError):
+            decoded = packet.decode()
+        except (FFmpegError, ValueError):
             facts.damaged += 1
+            continue
+        for frame in decoded:
+            if isinstance(frame, (av.VideoFrame, av.AudioFrame)):
+                yield frame
 
 
 class Grid:
@@ -175,7 +193,8 @@ class Grid:
     at one place the last is shown.
     """
 
-    def __init__(self, fps: float, begin: float, length: float, facts: Facts, stream):
+    def __init__(self, fps: float, begin: float, length: float, facts: Facts,
+                 stream: VideoStream):
         self._fps, self._begin, self._facts = fps, begin, facts
         self._places = math.inf if math.isinf(length) else round(length * fps)
         self._longest = max(facts.stated or 0.0, 60.0) * fps  # a longer gap is a broken timestamp
@@ -191,11 +210,10 @@ class Grid:
         place = self._place_of(frame)
         if self._shown is None and _nearest(place) > 0:
             self._shown = frame  # nothing is there to show before it
-        if self._shown is not None:
-            yield from self._show(_nearest(place))
+        yield from self._show(_nearest(place))
         self._shown, self._place = frame, place
 
-    def _place_of(self, frame):
+    def _place_of(self, frame: av.VideoFrame) -> float:
         if self._shown is not None and self._counts and not self._facts.damaged:
             return self._place + 1
         if frame.time is None:
@@ -203,7 +221,9 @@ class Grid:
         place = (frame.time - self._begin) * self._fps
         return self._place + 1 if place - self._place > self._longest else place
 
-    def _show(self, until):
+    def _show(self, until: int) -> Iterator[Picture]:
+        if self._shown is None:
+            return
         for place in range(self._next, int(min(until, self._places))):
             yield Picture(place, self._shown)
             self._next = place + 1
@@ -213,7 +233,7 @@ class Grid:
         """Yields the last frame for as long as it is shown."""
         if self._shown is None:
             return
-        length = float((self._shown.duration or 0) * self._shown.time_base) * self._fps or 1.0
+        length = in_seconds(self._shown.duration, self._shown) * self._fps or 1.0
         until = _nearest(self._place + min(length, self._longest))
         yield from self._show(max(until, 1))
         self._facts.seconds = max(self._facts.seconds, self._next / self._fps)
@@ -264,7 +284,7 @@ class Sound:
                 yield from self._cut(part.to_ndarray().mean(0))
         self._facts.seconds = max(self._facts.seconds, self._given / self._rate)
 
-    def _cut(self, values):
+    def _cut(self, values: np.ndarray) -> Iterator[Samples]:
         """Only what lies between start and end."""
         skipped = min(self._skip, len(values))
         self._skip -= skipped

@@ -72,7 +72,7 @@ def last_map(params: layers.Params, frames: jax.Array) -> jax.Array:
     return jax.nn.relu6(layers.convolve(params["head"], x))
 
 
-def _convolve_depthwise(layer, x, stride):
+def _convolve_depthwise(layer: layers.Layer, x: jax.Array, stride: int) -> jax.Array:
     """A sum of shifted maps: on a CPU four times as fast as a grouped convolution."""
     width = layer["kernel"].shape[0]
     height = x.shape[1]

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from avdiff_jax.extract.recipes import RECIPES, Recipe
 from avdiff_jax.extract.tokens import FramePlan, Inputs, Plan, WavePlan, count_whole, spread
 from avdiff_jax.runtime.compiling import compile_function
 
+Path = str | os.PathLike
 PRECISION = "float32"  # features are to be the same on every device
 FPS = 25.0
 VIDEO_TOKEN = 16  # frames: 0.64 s, as in the benchmark
@@ -43,7 +45,8 @@ class Encoder:
 
 
 def make(
-    name: str, modality: str, recipe: Recipe, weight_file=None, pca_file=None
+    name: str, modality: str, recipe: Recipe, weight_file: Path | None = None,
+    pca_file: Path | None = None,
 ) -> Encoder | None:
     """An encoder by its name.
 
@@ -83,7 +86,7 @@ def make(
     return encoder
 
 
-def make_vggish(recipe: Recipe, weight_file, pca_file) -> Encoder:
+def make_vggish(recipe: Recipe, weight_file: Path, pca_file: Path) -> Encoder:
     """VGGish with rotation and quantisation: [128] uint8 each 0.96 s."""
     params = jax.device_put(weights.load_vggish(weight_file))
     eigen_vectors, means = weights.load_pca(pca_file)
@@ -99,10 +102,10 @@ def make_vggish(recipe: Recipe, weight_file, pca_file) -> Encoder:
         identity=identify("vggish", recipe, weights.digest(weight_file), weights.digest(pca_file)))
 
 
-def make_c3d(recipe: Recipe, weight_file) -> Encoder:
+def make_c3d(recipe: Recipe, weight_file: Path) -> Encoder:
     """C3D: [4096] each 16 frames; the frames that the last token lacks are zeros."""
     params = jax.device_put(weights.load_c3d(weight_file))
-    mean, std = np.float32(recipe.mean), np.float32(recipe.std)
+    mean, std = np.array(recipe.mean, np.float32), np.array(recipe.std, np.float32)
 
     def embed_pixels(params, clips, valid):
         return c3d.embed(params, c3d.normalise(clips, valid, mean, std))
@@ -146,7 +149,7 @@ def make_soundnet(recipe: Recipe) -> Encoder:
         identity=identify("soundnet", recipe, weights.SOUNDNET.sha256))
 
 
-def make_onnx(model_file) -> Encoder:
+def make_onnx(model_file: Path) -> Encoder:
     """A model of ONNX, as the JSON beside it says."""
     model = onnx.open_model(model_file)
     return Encoder("onnx", model.modality, model.dim, model.batch, model.plan, run=model.run,

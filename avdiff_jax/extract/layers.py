@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Layer = Mapping[str, jax.Array]  # "kernel" [..., in, out] and "bias" [out]
@@ -51,6 +52,6 @@ def pool(x: jax.Array, window: Sequence[int], edges: Sequence[int] | None = None
     return lax.reduce_window(x, -jnp.inf, lax.max, sizes, sizes, padding)
 
 
-def along_channels(values: jax.Array, x: jax.Array) -> jax.Array:
+def along_channels(values: jax.Array | np.ndarray, x: jax.Array) -> jax.Array:
     """[channels] in the rank of `x`."""
     return jnp.reshape(values, (1,) * (x.ndim - 1) + (-1,))

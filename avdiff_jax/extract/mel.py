@@ -18,7 +18,7 @@ PATCH_HOP = PATCH_FRAMES * HOP  # samples from one patch to the next: 0.96 s
 PATCH = PATCH_HOP - HOP + FRAME  # samples that a patch sees: 0.975 s
 
 
-def to_mel(hertz: np.ndarray | float) -> np.ndarray | float:
+def to_mel(hertz: np.ndarray | float) -> np.ndarray:
     """The mel scale of HTK."""
     return 1127.0 * np.log(1.0 + hertz / 700.0)
 

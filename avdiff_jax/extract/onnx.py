@@ -73,7 +73,7 @@ class Model:
         there = np.arange(len(images))[:, None, None] < rest[0][None, :, None]
         return np.where(there, features, 0).sum(0) / np.maximum(rest[0], 1)[:, None]
 
-    def _call(self, batch):
+    def _call(self, batch: np.ndarray) -> np.ndarray:
         name = self.session.get_inputs()[0].name
         outputs = [self.settings["output"]] if self.settings["output"] else None
         features = self.session.run(outputs, {name: batch})[0]
@@ -84,7 +84,7 @@ class Model:
         return features.astype(np.float32)
 
 
-def open_model(path) -> Model:
+def open_model(path: str | os.PathLike) -> Model:
     """Opens a model and reads the JSON beside it.
 
     Raises:
@@ -128,7 +128,7 @@ def open_model(path) -> Model:
     return replace(model, dim=features.shape[1])
 
 
-def _zeros(model):
+def _zeros(model: Model) -> tuple[np.ndarray, ...]:
     plan, batch = model.plan, model.batch
     if isinstance(plan, WavePlan):
         return (np.zeros((batch, plan.window), np.float32),)
@@ -136,16 +136,16 @@ def _zeros(model):
     return np.zeros(shape, np.uint8), np.full(batch, len(plan.which), np.int32)
 
 
-def _providers(onnxruntime):
+def _providers(onnxruntime: Any) -> list[str]:
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     return [name for name in wanted if name in onnxruntime.get_available_providers()]
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def read_settings(path) -> dict[str, Any]:
+def read_settings(path: str | os.PathLike) -> dict[str, Any]:
     """The JSON beside a model, with the defaults. Raises UserError naming the first wrong key."""
     try:
         given = json.loads(text_files.text_of(path, "encoder description"))
@@ -174,10 +174,10 @@ def read_settings(path) -> dict[str, Any]:
     return settings
 
 
-def _check_values(path, settings):
+def _check_values(path: str | os.PathLike, settings: dict[str, Any]) -> None:
     """Numbers that mean something together."""
 
-    def check(good, key, wanted):
+    def check(good: bool, key: str, wanted: str) -> None:
         if not good:
             raise UserError(f"{path} has {key} = {settings[key]!r}, which must be {wanted}: mend "
                             f"it")

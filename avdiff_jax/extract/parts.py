@@ -49,7 +49,7 @@ class Part(NamedTuple):
 class Parts:
     """The folder of parts beside a store to be."""
 
-    def __init__(self, store_path, settings: dict[str, str]):
+    def __init__(self, store_path: str | os.PathLike, settings: dict[str, str]):
         """Args: settings: all that the features of a clip depend on besides its file.
 
         Raises:
@@ -68,7 +68,7 @@ class Parts:
         else:
             write_text(described, json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
-    def _check(self, described):
+    def _check(self, described: Path) -> None:
         try:
             there = json.loads(text_files.text_of(described))
         except ValueError:
@@ -103,7 +103,7 @@ class Parts:
         return Part(self._outcome(file), *arrays)
 
     @staticmethod
-    def _outcome(file):
+    def _outcome(file: NpzFiles) -> Outcome:
         return Outcome(*json.loads(str(file.array("outcome", "part"))))
 
     def write(self, clip: ClipFile, part: Part) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from avdiff_jax.extract.collection import ClipFile
 from avdiff_jax.extract.decoding import Facts, NotDecodable, Samples, decode
 from avdiff_jax.extract.encoders import Encoder
 from avdiff_jax.extract.parts import Outcome, Part
-from avdiff_jax.extract.tokens import Inputs
+from avdiff_jax.extract.tokens import FramePlan, Inputs, WavePlan
 
 QUEUE_TOKENS = 64  # between decoding and encoding; at most 40 MB, those of C3D
 MISSING = ("keep", "skip")
@@ -100,14 +100,14 @@ def encode_clips(
     rows: dict[int, dict[str, list[np.ndarray]]] = {}
     ends: dict[int, End] = {}
 
-    def land(landed):
+    def land(landed: Iterable[tuple[Token, np.ndarray]]) -> Iterator[tuple[ClipFile, Part]]:
         """Yields the clips that the landed rows [(token, features)] complete."""
         for token, features in landed:
             rows[token.clip][token.modality].append(features)
         for number in {token.clip for token, _ in landed}:
             yield from conclude(number)
 
-    def conclude(number):
+    def conclude(number: int) -> Iterator[tuple[ClipFile, Part]]:
         end = ends.get(number)
         there = {modality: len(values) for modality, values in rows[number].items()}
         if end and there == end.tokens:
@@ -145,7 +145,7 @@ class Batches:
         """Returns all that is left."""
         return (self._send() if self._waiting else []) + self._land()
 
-    def _send(self):
+    def _send(self) -> list[tuple[Token, np.ndarray]]:
         begin = time.monotonic()
         tokens, self._waiting = self._waiting, []
         result = self._encoder.start([token.inputs for token in tokens])
@@ -154,7 +154,7 @@ class Batches:
         self._flying = tokens, result
         return landed
 
-    def _land(self):
+    def _land(self) -> list[tuple[Token, np.ndarray]]:
         if self._flying is None:
             return []
         begin = time.monotonic()
@@ -197,7 +197,7 @@ class Decoders:
             ended += isinstance(event, End)
             yield event
 
-    def _work(self):
+    def _work(self) -> None:
         while not self._stopped.is_set():
             with self._lock:
                 number = next(self._next)
@@ -205,7 +205,7 @@ class Decoders:
                 return
             self._decode(number)
 
-    def _decode(self, number):
+    def _decode(self, number: int) -> None:
         facts, tokens, failure = Facts(), dict.fromkeys(self._active, 0), ""
         try:
             for modality, inputs in self._cut(self._clips[number], facts):
@@ -220,9 +220,10 @@ class Decoders:
 
     def _cut(self, clip: ClipFile, facts: Facts) -> Iterator[tuple[str, Inputs]]:
         """The tokens of a clip: (modality, inputs)."""
-        cutters = {modality: encoder.plan.cutter() for modality, encoder in self._active.items()}
-        rate = self._active["audio"].plan.rate if "audio" in self._active else None
-        fps = self._active["video"].plan.fps if "video" in self._active else None
+        plans = {modality: encoder.plan for modality, encoder in self._active.items()}
+        cutters: dict[str, Any] = {modality: plan.cutter() for modality, plan in plans.items()}
+        rate = next((plan.rate for plan in plans.values() if isinstance(plan, WavePlan)), None)
+        fps = next((plan.fps for plan in plans.values() if isinstance(plan, FramePlan)), None)
         for part in decode(clip.path, rate, fps, facts, clip.start, clip.end):
             if self._missing == "skip" and lacking_tracks(facts, self._active):
                 return
@@ -233,7 +234,7 @@ class Decoders:
             for inputs in cutter.finish():
                 yield modality, inputs
 
-    def _put(self, event) -> bool:
+    def _put(self, event: Token | End) -> bool:
         """Whether the event found room before all was stopped."""
         while not self._stopped.is_set():
             try:
@@ -280,6 +281,6 @@ def make_part(
         status, arrays = "skipped", {}
     else:
         status = "incomplete" if reasons else "ok"
-    counts = [len(arrays.get(modality, ())) for modality in ("audio", "video")]
-    outcome = Outcome(status, "; ".join(reasons), facts.seconds, *counts, facts.damaged)
+    outcome = Outcome(status, "; ".join(reasons), facts.seconds, len(arrays.get("audio", ())),
+                      len(arrays.get("video", ())), facts.damaged)
     return Part(outcome, arrays.get("audio"), arrays.get("video"))

@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract.collection import ClipFile, Collection
 from avdiff_jax.extract.decoding import NotDecodable, state_seconds
-from avdiff_jax.extract.parts import Outcome, Parts
+from avdiff_jax.extract.parts import Outcome, Part, Parts
 from avdiff_jax.extract.pipeline import MISSING, Encoders, Meter, encode_clips
 from avdiff_jax.io.files import write_csv
 from avdiff_jax.runtime.progress import Progress
@@ -55,7 +55,7 @@ class Extraction(NamedTuple):
         return f"{self.store}\nextracted  {said}{earlier}; {self.meter}"
 
 
-def report_path(out) -> Path:
+def report_path(out: str | os.PathLike) -> Path:
     """Where the report of the clips goes."""
     return Path(f"{os.path.splitext(os.fspath(out))[0]}.report.csv")
 
@@ -77,9 +77,9 @@ def survey(collection: Collection) -> Survey:
 
 
 def extract(
-    collection: Collection, out, encoders: Encoders, recipe: str, class_text: np.ndarray, *,
-    shard: tuple[int, int] = (1, 1), missing: str = "keep", on_error: str = "skip",
-    threads: int | None = None, name: str | None = None,
+    collection: Collection, out: str | os.PathLike, encoders: Encoders, recipe: str,
+    class_text: np.ndarray, *, shard: tuple[int, int] = (1, 1), missing: str = "keep",
+    on_error: str = "skip", threads: int | None = None, name: str | None = None,
 ) -> Extraction:
     """Makes the store `out` of a collection; a run that was killed is gone on with.
 
@@ -99,38 +99,26 @@ def extract(
     for word, allowed in ((missing, MISSING), (on_error, ON_ERROR)):
         if word not in allowed:
             raise UserError(f"{word!r} is none of {', '.join(allowed)}: change it")
-    active = encoders.active
-    settings = describe(encoders, recipe) | {
-        "missing": missing, "shard": "{}/{}".format(*shard)}
-    clips = collection.shard(*shard).clips
-    parts = Parts(out, settings)
-    outcomes = {clip.clip_id: outcome for clip in clips if (outcome := parts.outcome(clip))}
-    resumed, meter = len(outcomes), Meter()
-    todo = [clip for clip in clips if clip.clip_id not in outcomes]
+    settings = describe(encoders, recipe) | {"missing": missing, "shard": "{}/{}".format(*shard)}
+    clips, parts, meter = collection.shard(*shard).clips, Parts(out, settings), Meter()
+    done = {clip.clip_id: outcome for clip in clips if (outcome := parts.outcome(clip))}
+    todo = [clip for clip in clips if clip.clip_id not in done]
     with Progress(len(clips), "extract") as progress:
-        progress.step(resumed)
-        failed = 0
-        for clip, part in encode_clips(todo, encoders, missing, threads, meter):
-            outcomes[clip.clip_id] = part.outcome
-            if part.outcome.is_kept:
-                parts.write(clip, part)
-            elif part.outcome.status == "failed":
-                failed += 1
-                if on_error == "stop":
-                    raise UserError(f"{clip.path} cannot be decoded: {part.outcome.reason}; mend "
-                                    f"or remove it, or leave out such clips")
-            progress.step(1, note=f"{failed} failed, {meter}")
+        progress.step(len(done))
+        finished = encode_clips(todo, encoders, missing, threads, meter)
+        outcomes = done | keep_parts(finished, parts, on_error, meter, progress)
     write_report(report_path(out), clips, outcomes)
     kept = [clip for clip in clips if outcomes[clip.clip_id].is_kept]
     if not kept:
         first = outcomes[clips[0].clip_id]
         raise UserError(f"none of the {len(clips)} clips of {collection.name} gives features; the "
                         f"first, {clips[0].path}, was {first.status}: {first.reason}")
+    active = encoders.active
+    seconds = {modality: encoder.plan.seconds for modality, encoder in active.items()}
+    dims = {modality: encoder.dim for modality, encoder in active.items()}
     with Progress(len(kept), "store") as progress:
-        seconds = {modality: encoder.plan.seconds for modality, encoder in active.items()}
-        dims = {modality: encoder.dim for modality, encoder in active.items()}
         store = write_store(
-            out, name=name or collection.name, clips=stored(kept, parts),
+            out, name=name or collection.name, clips=read_parts(kept, parts),
             class_names=collection.class_names, class_text=class_text,
             audio_seconds=seconds.get("audio", 1.0), video_seconds=seconds.get("video", 1.0),
             audio_dim=dims.get("audio"), video_dim=dims.get("video"),
@@ -138,7 +126,30 @@ def extract(
             may_lack_modality=missing == "keep" or len(active) < 2,
             notes=collection.notes, progress=progress)
     parts.remove()
-    return Extraction(store, outcomes, resumed, meter)
+    return Extraction(store, outcomes, len(done), meter)
+
+
+def keep_parts(
+    finished: Iterable[tuple[ClipFile, Part]], parts: Parts, on_error: str, meter: Meter,
+    progress: Progress,
+) -> dict[str, Outcome]:
+    """Writes the parts of clips as they are done; returns what became of each, by clip id.
+
+    Raises:
+      UserError: a clip failed and on_error is "stop", or the disk is full.
+    """
+    outcomes: dict[str, Outcome] = {}
+    failed = 0
+    for clip, part in finished:
+        outcome = outcomes[clip.clip_id] = part.outcome
+        failed += outcome.status == "failed"
+        if outcome.is_kept:
+            parts.write(clip, part)
+        elif outcome.status == "failed" and on_error == "stop":
+            raise UserError(f"{clip.path} cannot be decoded: {outcome.reason}; mend or remove it, "
+                            f"or leave out such clips")
+        progress.step(1, note=f"{failed} failed, {meter}")
+    return outcomes
 
 
 def describe(encoders: Encoders, recipe: str) -> dict[str, str]:
@@ -149,7 +160,7 @@ def describe(encoders: Encoders, recipe: str) -> dict[str, str]:
     }
 
 
-def stored(clips: Sequence[ClipFile], parts: Parts):
+def read_parts(clips: Sequence[ClipFile], parts: Parts) -> Iterator[Clip]:
     """Yields the clips of finished parts as a store takes them."""
     for clip in clips:
         part = parts.read(clip)

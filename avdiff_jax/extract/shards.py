@@ -1,17 +1,20 @@
 """Stores of the shards of one extraction, joined to the store that a single run would have made."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from avdiff_jax.data.store import MODALITIES, Store, open_store
+from avdiff_jax.data.store import MODALITIES, Sequences, Store, open_store
 from avdiff_jax.data.store_report import Report
 from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.runtime.progress import Progress
 
 
-def merge(paths: Sequence[str], out, name: str | None = None) -> Report:
+def merge(
+    paths: Sequence[str | os.PathLike], out: str | os.PathLike, name: str | None = None
+) -> Report:
     """Joins stores of shards; clips come in the order of class and id.
 
     Args:
@@ -55,7 +58,7 @@ def _extraction(store: Store) -> dict:
 def _check_alike(first: Store, other: Store) -> None:
     """Raises UserError naming the first thing in which two shards differ."""
 
-    def check(what, a, b):
+    def check(what: str, a: object, b: object) -> None:
         if a != b:
             raise UserError(f"{first.path} and {other.path} differ in {what} ({a} and {b}): merge "
                             f"shards of one extraction")
@@ -72,16 +75,16 @@ def _check_alike(first: Store, other: Store) -> None:
                         f"the same ones")
 
 
-def _count(extraction) -> str:
+def _count(extraction: dict) -> str:
     return str(extraction["shard"]).partition("/")[2]
 
 
-def _dim(parts) -> int | None:
+def _dim(parts: Sequence[Sequences]) -> int | None:
     """That of a shard which has the modality at all."""
     return next((part.dim for part in parts if len(part.values)), None)
 
 
-def _lacking(stores) -> list[str]:
+def _lacking(stores: Sequence[Store]) -> list[str]:
     """A remark on shards that are not among the stores."""
     there = {str(_extraction(store)["shard"]).partition("/")[0] for store in stores}
     count = _count(_extraction(stores[0]))
@@ -90,7 +93,9 @@ def _lacking(stores) -> list[str]:
     return [f"shards that are not among these: {', '.join(lacking)} of {count}"] if lacking else []
 
 
-def _clips(stores, places):
+def _clips(
+    stores: Sequence[Store], places: Iterable[tuple[str, str, int, int]]
+) -> Iterator[Clip]:
     for class_name, clip_id, number, i in places:
         store = stores[number]
         group = None if store.groups is None else str(store.groups[i]) or None

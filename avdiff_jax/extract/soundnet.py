@@ -6,7 +6,7 @@ that memory does not grow with the clip; `embed` sets what lies outside the clip
 layer, as the padding of the whole clip's layers does, and so gives the same numbers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +59,8 @@ def count_tokens(samples: int) -> int:
     return samples
 
 
-def _convolved(samples, layer):
-    """The length after a convolution, before pooling."""
+def _convolved(samples: Any, layer: Layer) -> Any:
+    """The length after a convolution, before pooling; of a number or an array of them."""
     return (samples + 2 * (layer.kernel // 2) - layer.kernel) // layer.stride + 1
 
 
@@ -92,7 +92,7 @@ def embed(
     return x[:, 0]
 
 
-def _inside(x, start, length):
+def _inside(x: jax.Array, start: jax.Array, length: jax.Array) -> jax.Array:
     """Zeros where a place is outside 0..length."""
     place = start[:, None] + jnp.arange(x.shape[1])[None]
     there = (place >= 0) & (place < length[:, None])

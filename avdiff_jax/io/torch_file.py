@@ -9,6 +9,7 @@ import math
 import os
 import zipfile
 from types import MappingProxyType
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -40,7 +41,7 @@ _NAMES = MappingProxyType({
 })
 
 
-def read_state(path) -> dict[str, np.ndarray]:
+def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The named tensors of a saved state_dict, at its top or under "state_dict" or "model".
 
     Raises:
@@ -68,24 +69,24 @@ def read_state(path) -> dict[str, np.ndarray]:
                             f"({reason}): copy it again") from None
 
 
-def _name(key):
+def _name(key: str | bytes) -> str:
     return key.decode("latin1") if isinstance(key, bytes) else str(key)
 
 
-def _read_archive(file, path):
+def _read_archive(file: BinaryIO, path: str) -> tuple[Any, dict[str, bytes]]:
     """(content, key -> raw numbers) of the zip form."""
     file.seek(0)
     archive = zipfile.ZipFile(file)
     members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
 
-    def read(name):
+    def read(name: str) -> bytes:
         # A packed member could unfold to any size, and torch.save packs none.
         if members[name].compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{name} is packed")
         return archive.read(members[name])
 
     class Storages(dict):
-        def __missing__(self, key):
+        def __missing__(self, key: str) -> bytes:
             self[key] = read(f"data/{key}")
             return self[key]
 
@@ -94,7 +95,7 @@ def _read_archive(file, path):
     return read_pickle(io.BytesIO(read("data.pkl")), path, _NAMES, keep_ids=True), Storages()
 
 
-def _read_sequence(file, path):
+def _read_sequence(file: BinaryIO, path: str) -> tuple[Any, dict[str, bytes]]:
     """(content, key -> raw numbers) of the older form."""
     file.seek(0)
     if read_pickle(file, path) != MAGIC:
@@ -111,14 +112,14 @@ def _read_sequence(file, path):
     return content, storages
 
 
-def _read_exactly(file, size):
+def _read_exactly(file: BinaryIO, size: int) -> bytes:
     there = file.read(min(size, MAX_BYTES))
     if len(there) != size:
         raise ValueError(f"{size} bytes stated and {len(there)} there")
     return there
 
 
-def _collect_widths(value, widths):
+def _collect_widths(value: Any, widths: dict[str, int]) -> None:
     """Storage key -> bytes of one of its numbers, from the tensors in nested containers."""
     if isinstance(value, dict):
         for part in value.values():
@@ -131,7 +132,7 @@ def _collect_widths(value, widths):
             _collect_widths(part, widths)
 
 
-def _array(tensor, storages):
+def _array(tensor: tuple, storages: dict[str, bytes]) -> np.ndarray:
     """One tensor as a contiguous array; its reach is checked against what is there."""
     _, (_, dtype, key, *_), offset, size, stride = tensor
     values = np.frombuffer(storages[_name(key)], np.dtype(dtype))
