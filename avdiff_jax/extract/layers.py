@@ -15,7 +15,7 @@ Params = Mapping[str, Layer]
 
 
 def convolve(layer: Layer, x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array:
-    """A convolution over one to three axes.
+    """A convolution over one or two axes.
 
     Args:
       layer: with a kernel [width ..., in, out].
@@ -26,7 +26,7 @@ def convolve(layer: Layer, x: jax.Array, stride: int = 1, padding: str = "SAME")
     Returns:
       [batch, length ..., out].
     """
-    axes = "DHW"[-(x.ndim - 2):]
+    axes = "HW"[-(x.ndim - 2):]
     x = lax.conv_general_dilated(
         x, layer["kernel"], (stride,) * len(axes), padding, precision="highest",
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"))
