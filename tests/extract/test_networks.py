@@ -1,6 +1,7 @@
 """The front end and the networks against numbers of public code (tests/golden/extract)."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import jax
@@ -150,6 +151,18 @@ def test_full_size_c3d(shared, tmp_path):
     seen = c3d.normalise(
         inputs["frames"], inputs["valid"], 255 * inputs["mean"], 255 * inputs["std"])
     close(c3d.embed(params, seen), numbers["fc7_relu"], 1e-4)
+
+
+@pytest.mark.skipif("AVDIFF_WEIGHTS" not in os.environ, reason="no AVDIFF_WEIGHTS=FOLDER")
+def test_smoke_values_of_the_real_vggish():
+    """Those that the release documents for a sine of 1 kHz, with its tolerance of 10 %."""
+    folder = Path(os.environ["AVDIFF_WEIGHTS"])
+    patches = mel.patches(np.sin(2 * np.pi * 1000 * np.arange(0, 3, 1 / 16000)))
+    embedding = np.asarray(vggish.embed(weights.load_vggish(folder / "vggish.pth"), patches, False))
+    np.testing.assert_allclose([embedding.mean(), embedding.std()], [0.000657, 0.343], rtol=0.1)
+    stored = vggish.quantise(
+        embedding, *weights.load_pca(folder / "vggish_pca_params.npz"), rounded=False)
+    np.testing.assert_allclose([stored.mean(), stored.std()], [126.0, 89.3], rtol=0.1)
 
 
 def test_another_release_is_refused(tmp_path, monkeypatch):
