@@ -123,6 +123,15 @@ def test_a_clip_without_sound(folder, tmp_path):
     assert rows_of(tmp_path / "skip.h5")["a/silent"]["status"] == "skipped"
 
 
+def test_too_short_for_a_modality_is_lacking_it(folder, tmp_path):
+    make(folder, tmp_path / "x.h5", missing="skip")
+    assert open_store(tmp_path / "x.h5").clip_ids.tolist() == [
+        "high/long", "high/short", "low/long", "low/short"]
+    row = rows_of(tmp_path / "x.h5")["low/brief"]
+    assert row["status"] == "skipped" and "too short for a token of audio" in row["reason"]
+    assert (row["audio_tokens"], row["video_tokens"]) == ("0", "0")
+
+
 @pytest.mark.parametrize("chosen, lengths", [
     (dict(audio=False), ([0, 0, 0], [1, 8, 3])), (dict(video=False), ([4, 1], [0, 0]))])
 def test_one_modality(chosen, lengths, folder, tmp_path):
