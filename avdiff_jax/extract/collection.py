@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
 
 UNLABELLED = "unlabelled"  # the class of clips that have none
 NEEDED, OPTIONAL = {"path"}, {"class", "clip_id", "group", "start", "end"}  # columns of a CSV
@@ -50,7 +51,7 @@ class Collection:
                           self.is_labelled, self.notes)
 
 
-def open_collection(path: str | os.PathLike) -> Collection:
+def open_collection(path: FilePath) -> Collection:
     """The clips of FOLDER/class/*, of FOLDER/* without classes, or of a CSV.
 
     A CSV has the header path[,class][,clip_id][,group][,start][,end]; paths are relative to it.

@@ -19,6 +19,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import FilePath
 
 GAP_SECONDS = 0.1  # without sound; less is how streams begin and packets meet
 EARLY_SECONDS, EARLY_SHARE = 0.5, 0.02  # missing at the end: less is how containers round
@@ -66,7 +67,7 @@ class Facts:
 
 
 def decode(
-    path: str | os.PathLike, rate: int | None, fps: float | None, facts: Facts, start: float = 0.0,
+    path: FilePath, rate: int | None, fps: float | None, facts: Facts, start: float = 0.0,
     end: float = math.inf,
 ) -> Iterator[Samples | Picture]:
     """Yields the sound and the frames of a file as they come.
@@ -110,7 +111,7 @@ def decode(
             yield from sound.finish()
 
 
-def state_seconds(path: str | os.PathLike, start: float = 0.0, end: float = math.inf) -> float:
+def state_seconds(path: FilePath, start: float = 0.0, end: float = math.inf) -> float:
     """The length of a span as the container states it; 0 where it states none.
 
     Raises:
@@ -122,7 +123,7 @@ def state_seconds(path: str | os.PathLike, start: float = 0.0, end: float = math
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[InputContainer]:
+def _opened(path: FilePath) -> Iterator[InputContainer]:
     if not os.path.isfile(path):
         raise NotDecodable("there is no such file")
     if not os.path.getsize(path):

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,9 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.extract import c3d, efficientnet, frames, mel, onnx, soundnet, vggish, weights
 from avdiff_jax.extract.recipes import RECIPES, Recipe
 from avdiff_jax.extract.tokens import FramePlan, Inputs, Plan, WavePlan, count_whole, spread
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.runtime.compiling import compile_function
 
-Path = str | os.PathLike
 PRECISION = "float32"  # features are to be the same on every device
 FPS = 25.0
 VIDEO_TOKEN = 16  # frames: 0.64 s, as in the benchmark
@@ -45,8 +44,8 @@ class Encoder:
 
 
 def make(
-    name: str, modality: str, recipe: Recipe, weight_file: Path | None = None,
-    pca_file: Path | None = None,
+    name: str, modality: str, recipe: Recipe, weight_file: FilePath | None = None,
+    pca_file: FilePath | None = None,
 ) -> Encoder | None:
     """An encoder by its name.
 
@@ -86,7 +85,7 @@ def make(
     return encoder
 
 
-def make_vggish(recipe: Recipe, weight_file: Path, pca_file: Path) -> Encoder:
+def make_vggish(recipe: Recipe, weight_file: FilePath, pca_file: FilePath) -> Encoder:
     """VGGish with rotation and quantisation: [128] uint8 each 0.96 s."""
     params = jax.device_put(weights.load_vggish(weight_file))
     eigen_vectors, means = weights.load_pca(pca_file)
@@ -102,7 +101,7 @@ def make_vggish(recipe: Recipe, weight_file: Path, pca_file: Path) -> Encoder:
         identity=identify("vggish", recipe, weights.digest(weight_file), weights.digest(pca_file)))
 
 
-def make_c3d(recipe: Recipe, weight_file: Path) -> Encoder:
+def make_c3d(recipe: Recipe, weight_file: FilePath) -> Encoder:
     """C3D: [4096] each 16 frames; the frames that the last token lacks are zeros."""
     params = jax.device_put(weights.load_c3d(weight_file))
     mean, std = np.array(recipe.mean, np.float32), np.array(recipe.std, np.float32)
@@ -149,7 +148,7 @@ def make_soundnet(recipe: Recipe) -> Encoder:
         identity=identify("soundnet", recipe, weights.SOUNDNET.sha256))
 
 
-def make_onnx(model_file: Path) -> Encoder:
+def make_onnx(model_file: FilePath) -> Encoder:
     """A model of ONNX, as the JSON beside it says."""
     model = onnx.open_model(model_file)
     return Encoder("onnx", model.modality, model.dim, model.batch, model.plan, run=model.run,

@@ -26,6 +26,7 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.extract import frames, weights
 from avdiff_jax.extract.tokens import FramePlan, Plan, WavePlan, count_whole, spread
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
 
 FPS = 25.0
 BATCH = 16  # where the model leaves it open
@@ -84,7 +85,7 @@ class Model:
         return features.astype(np.float32)
 
 
-def open_model(path: str | os.PathLike) -> Model:
+def open_model(path: FilePath) -> Model:
     """Opens a model and reads the JSON beside it.
 
     Raises:
@@ -145,7 +146,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def read_settings(path: str | os.PathLike) -> dict[str, Any]:
+def read_settings(path: FilePath) -> dict[str, Any]:
     """The JSON beside a model, with the defaults. Raises UserError naming the first wrong key."""
     try:
         given = json.loads(text_files.text_of(path, "encoder description"))
@@ -174,7 +175,7 @@ def read_settings(path: str | os.PathLike) -> dict[str, Any]:
     return settings
 
 
-def _check_values(path: str | os.PathLike, settings: dict[str, Any]) -> None:
+def _check_values(path: FilePath, settings: dict[str, Any]) -> None:
     """Numbers that mean something together."""
 
     def check(good: bool, key: str, wanted: str) -> None:

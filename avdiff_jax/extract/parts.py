@@ -15,7 +15,7 @@ import numpy as np
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract.collection import ClipFile
 from avdiff_jax.io import text_files
-from avdiff_jax.io.files import draft, write_text
+from avdiff_jax.io.files import FilePath, draft, write_text
 from avdiff_jax.io.npy_npz import NpzFiles
 
 SETTINGS = "settings.json"
@@ -49,7 +49,7 @@ class Part(NamedTuple):
 class Parts:
     """The folder of parts beside a store to be."""
 
-    def __init__(self, store_path: str | os.PathLike, settings: dict[str, str]):
+    def __init__(self, store_path: FilePath, settings: dict[str, str]):
         """Args: settings: all that the features of a clip depend on besides its file.
 
         Raises:

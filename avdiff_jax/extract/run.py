@@ -15,7 +15,7 @@ from avdiff_jax.extract.collection import ClipFile, Collection
 from avdiff_jax.extract.decoding import NotDecodable, state_seconds
 from avdiff_jax.extract.parts import Outcome, Part, Parts
 from avdiff_jax.extract.pipeline import MISSING, Encoders, Meter, encode_clips
-from avdiff_jax.io.files import write_csv
+from avdiff_jax.io.files import FilePath, write_csv
 from avdiff_jax.runtime.progress import Progress
 
 ON_ERROR = ("skip", "stop")
@@ -55,7 +55,7 @@ class Extraction(NamedTuple):
         return f"{self.store}\nextracted  {said}{earlier}; {self.meter}"
 
 
-def report_path(out: str | os.PathLike) -> Path:
+def report_path(out: FilePath) -> Path:
     """Where the report of the clips goes."""
     return Path(f"{os.path.splitext(os.fspath(out))[0]}.report.csv")
 
@@ -77,7 +77,7 @@ def survey(collection: Collection) -> Survey:
 
 
 def extract(
-    collection: Collection, out: str | os.PathLike, encoders: Encoders, recipe: str,
+    collection: Collection, out: FilePath, encoders: Encoders, recipe: str,
     class_text: np.ndarray, *, shard: tuple[int, int] = (1, 1), missing: str = "keep",
     on_error: str = "skip", threads: int | None = None, name: str | None = None,
 ) -> Extraction:

@@ -1,6 +1,5 @@
 """Stores of the shards of one extraction, joined to the store that a single run would have made."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -9,11 +8,12 @@ from avdiff_jax.data.store import MODALITIES, Sequences, Store, open_store
 from avdiff_jax.data.store_report import Report
 from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.runtime.progress import Progress
 
 
 def merge(
-    paths: Sequence[str | os.PathLike], out: str | os.PathLike, name: str | None = None
+    paths: Sequence[FilePath], out: FilePath, name: str | None = None
 ) -> Report:
     """Joins stores of shards; clips come in the order of class and id.
 

@@ -15,6 +15,7 @@ import numpy as np
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract import c3d, efficientnet, soundnet, vggish
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.io.npy_npz import NpzFiles, npy_header
 from avdiff_jax.io.safe_pickle import read_pickle
 from avdiff_jax.io.torch_file import read_state
@@ -54,7 +55,7 @@ VGGISH_TENSORFLOW = {
 # ---------------------------------------------------------------------------- files
 
 
-def digest(path: str | os.PathLike) -> str:
+def digest(path: FilePath) -> str:
     """The sha256 of a file, in hexadecimal. Raises UserError where it cannot be read."""
     with text_files.opened(path, "weight file") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -79,7 +80,7 @@ def find_packaged(packaged: Packaged) -> str:
     return path
 
 
-def read_arrays(path: str | os.PathLike) -> Arrays:
+def read_arrays(path: FilePath) -> Arrays:
     """The named arrays of an .npz or of a PyTorch file (.pth, .pt, .pkl, .pickle).
 
     Raises:
@@ -102,7 +103,7 @@ def from_torch(kernel: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-1, -2)))
 
 
-def name_torch(arrays: Arrays, names: Mapping[str, str], path: str | os.PathLike) -> Params:
+def name_torch(arrays: Arrays, names: Mapping[str, str], path: FilePath) -> Params:
     """The layers `names` (ours -> theirs) of a PyTorch state. Raises UserError where one lacks."""
     return {
         ours: {
@@ -113,7 +114,7 @@ def name_torch(arrays: Arrays, names: Mapping[str, str], path: str | os.PathLike
     }
 
 
-def _take(arrays: Arrays, name: str, path: str | os.PathLike) -> np.ndarray:
+def _take(arrays: Arrays, name: str, path: FilePath) -> np.ndarray:
     if name not in arrays:
         some = ", ".join(map(repr, list(arrays)[:3])) or "nothing"
         raise UserError(f"weight file {path} has no {name!r} among its {len(arrays)} arrays (it "
@@ -123,7 +124,7 @@ def _take(arrays: Arrays, name: str, path: str | os.PathLike) -> np.ndarray:
 
 def _check_shapes(
     params: Params, width: tuple[int, ...], convolutions: Mapping[str, int], channels: int,
-    dense: Mapping[str, int], flat: int, path: str | os.PathLike,
+    dense: Mapping[str, int], flat: int, path: FilePath,
 ) -> None:
     """Every layer has the size of the full network. Raises UserError naming the first other."""
     sizes, inputs = {}, channels
@@ -161,7 +162,7 @@ def fold(kernel: np.ndarray, scale: Arrays, bias: np.ndarray | float, epsilon: f
 # ---------------------------------------------------------------------------- encoders
 
 
-def load_vggish(path: str | os.PathLike) -> Params:
+def load_vggish(path: FilePath) -> Params:
     """VGGish from a PyTorch file (`fc.N` or `embeddings.N`) or TensorFlow's variables as .npz.
 
     Raises:
@@ -181,7 +182,7 @@ def load_vggish(path: str | os.PathLike) -> Params:
     return params
 
 
-def load_pca(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+def load_pca(path: FilePath) -> tuple[np.ndarray, np.ndarray]:
     """The rotation of VGGish: eigen vectors [128, 128] and means [128].
 
     Raises:
@@ -198,7 +199,7 @@ def load_pca(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     return values[0].reshape(vggish.DIM, vggish.DIM), values[1].reshape(vggish.DIM)
 
 
-def load_c3d(path: str | os.PathLike) -> Params:
+def load_c3d(path: FilePath) -> Params:
     """C3D from a PyTorch file or an .npz of the same names; the classifier is left out.
 
     Raises:

@@ -15,6 +15,7 @@ import numpy as np
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.io.safe_pickle import read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # opens a file of the older form
@@ -41,7 +42,7 @@ _NAMES = MappingProxyType({
 })
 
 
-def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_state(path: FilePath) -> dict[str, np.ndarray]:
     """The named tensors of a saved state_dict, at its top or under "state_dict" or "model".
 
     Raises:
