@@ -28,16 +28,14 @@ def mel_matrix() -> np.ndarray:
     """Weights [FFT // 2 + 1, BANDS] float64 of each frequency in each band.
 
     Bands are triangles on the mel scale, evenly spaced, each reaching from the centre of its lower
-    neighbour to that of its upper one. The constant part of the spectrum is in no band.
+    neighbour to that of its upper one.
     """
     corners = np.linspace(to_mel(LOWEST), to_mel(HIGHEST), BANDS + 2)
     lower, centre, upper = corners[:-2], corners[1:-1], corners[2:]
     bins = to_mel(np.linspace(0.0, RATE / 2, FFT // 2 + 1))[:, None]
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)
-    weights = np.maximum(0.0, np.minimum(rising, falling))
-    weights[0] = 0.0
-    return weights
+    return np.maximum(0.0, np.minimum(rising, falling))
 
 
 @functools.cache
