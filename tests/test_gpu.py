@@ -23,7 +23,7 @@ from avdiff_jax.methods import METHODS, method
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.context import initialise_variables, prepare_stage
 from avdiff_jax.train.records import Phase
-from avdiff_jax.train.scoring import bucket_members, score_members
+from avdiff_jax.train.scoring import batch_members, score_members
 from avdiff_jax.train.setting import plan_epoch
 from avdiff_jax.train.stage import prepare_substage
 from tests import ROOT, tiny
@@ -103,8 +103,8 @@ def test_scores(name, card):
         with jax.default_device(device):
             _, state = prepare_substage(b, Phase(2, 1), start_on(b, cpu), None)
             members = concat_members(b.stage.eval_base, b.stage.eval_novel[0])
-            buckets = bucket_members(b, members, test=False)
-            scores.append(score_members(b, state.vars, members, buckets))
+            batches = batch_members(b, members, test=False)
+            scores.append(score_members(b, state.vars, members, batches))
     assert scores[0].std() > 1e-3
     np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-4)
 

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits.stages import Members, Stage, concat_members
 from avdiff_jax.data.store import Store
-from avdiff_jax.data.windows import Bucket, Lengths, Limits, evaluation_buckets, training_plan
+from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets, training_plan
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
-from avdiff_jax.train.scoring import Scorer, fuse_members, prepare_scorer
+from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members, prepare_scorer
 from avdiff_jax.train.source import Source
 from avdiff_jax.train.step import compile_training
 
@@ -132,27 +132,28 @@ def initialise_variables(context: StageContext) -> Vars:
     return initialise(key, feed.data, inputs)
 
 
-def bucket_training_clips(context: StageContext, members: Members) -> list[Bucket]:
+def batch_training_clips(context: StageContext, members: Members) -> EvaluationBatches:
     """Sorts training clips into evaluation batches, cut as in training but centred."""
-    return evaluation_buckets(
-        context.feed.store, members, Limits(*context.lengths), context.info.config.eval.batch
+    limits, batch = Limits(*context.lengths), context.info.config.eval.batch
+    return EvaluationBatches(
+        context.feed, evaluation_buckets(context.feed.store, members, limits, batch)
     )
 
 
 def fuse_training_clips(context: StageContext, variables: Vars, members: Members) -> Any:
     """Returns what `Method.features` makes of training clips in evaluation mode, [n, ...]."""
-    buckets = bucket_training_clips(context, members)
-    return fuse_members(context, variables, buckets, len(members.labels))
+    batches = batch_training_clips(context, members)
+    return fuse_members(context, variables, batches, len(members.labels))
 
 
 def iterate_training_clips(
     context: StageContext, members: tuple[Members, ...]
 ) -> Callable[[], Iterator]:
     """Returns a function that iterates over all clips of `members` in evaluation batches."""
-    buckets = bucket_training_clips(context, concat_members(*members))
+    batches = batch_training_clips(context, concat_members(*members))
 
     def clips():
-        for _, inputs, lengths in context.feed.measured(buckets):
+        for _, inputs, lengths in batches:
             yield context.collate(context.feed.data, inputs, lengths)
 
     return clips

@@ -19,7 +19,7 @@ from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.windows import Lengths, Limits, drawn, evaluation_buckets
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime import devices
-from avdiff_jax.train.scoring import Scorer, fuse_members
+from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members
 
 
 @struct.dataclass
@@ -101,7 +101,8 @@ def cache_members(
         store, every, Limits(*lengths), config.eval.batch,
         position=(number + 0.5) / windows[rows],
     )
-    features = fuse_members(scorer, variables, buckets, len(rows))
+    batches = EvaluationBatches(scorer.feed, buckets)
+    features = fuse_members(scorer, variables, batches, len(rows))
     return FeatureCache(scorer.feed.mesh, features, first, windows)
 
 

@@ -15,7 +15,7 @@ from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime.hosts import fetch
 from avdiff_jax.train.context import StageContext, fuse_training_clips
 from avdiff_jax.train.records import Stage1Record
-from avdiff_jax.train.scoring import Scorer, bucket_members, score_members
+from avdiff_jax.train.scoring import Scorer, batch_members, score_members
 from avdiff_jax.train.substage import Outcome
 
 
@@ -44,7 +44,7 @@ def measure_members(
     scorer: Scorer, variables: Vars, members: Members, gamma: float
 ) -> Measurement:
     """Measures a model on test clips, with `gamma` as it is given."""
-    scores = score_members(scorer, variables, members, bucket_members(scorer, members, test=True))
+    scores = score_members(scorer, variables, members, batch_members(scorer, members, test=True))
     is_base, labels = scorer.info.is_base, members.labels
     confusion = np.zeros((len(is_base), len(is_base)), int)
     predicted = metrics.calibrated(scores, is_base, gamma).argmax(-1)

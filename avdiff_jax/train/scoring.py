@@ -1,8 +1,8 @@
 """Scores of clips, in evaluation mode: all that measuring a model takes."""
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -40,6 +40,22 @@ class Scorer:
         return self.judge(variables, self.fuse(variables, self.feed.data, inputs, lengths))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationBatches:
+    """Yields (rows [B], inputs, lengths) of each evaluation batch, as often as it is asked: where
+    the clips stay on the devices, the batches are placed there once."""
+
+    feed: Feed
+    buckets: list[Bucket]
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, Any, Lengths]]:
+        return self.feed.measured(self.buckets) if self.feed.streamed else iter(self._placed)
+
+    @functools.cached_property
+    def _placed(self) -> list[tuple[np.ndarray, Any, Lengths]]:
+        return list(self.feed.measured(self.buckets))
+
+
 def prepare_scorer(method: Method, info: Info, feed: Feed) -> Scorer:
     """Compiles what scores clips; a function that is never called is never compiled."""
     return Scorer(
@@ -75,7 +91,7 @@ def compile_fusing(method: Method, info: Info, feed: Feed) -> Callable:
 def compile_judging(method: Method, info: Info, mesh: Mesh) -> Callable:
     """Compiles `judge(variables, features) -> [B, C]`: scores of features."""
     return compile_function(
-        partial(method.scores, info), info.config.device.precision,
+        functools.partial(method.scores, info), info.config.device.precision,
         out_shardings=devices.replicated(mesh),
     )
 
@@ -91,7 +107,7 @@ def clips_at_once(clips: int, lengths: Lengths, mesh: Mesh) -> int:
     return largest_divisor(clips, max(1, CACHED_TOKENS // sum(lengths)))
 
 
-def bucket_members(scorer: Scorer, members: Members, test: bool) -> list[Bucket]:
+def batch_members(scorer: Scorer, members: Members, test: bool) -> EvaluationBatches:
     """Sorts `members` into evaluation batches under the limits for validation or test."""
     data = scorer.info.config.data
     limits = (
@@ -99,11 +115,14 @@ def bucket_members(scorer: Scorer, members: Members, test: bool) -> list[Bucket]
         if test
         else Limits(data.val_max_audio, data.val_max_video)
     )
-    return evaluation_buckets(scorer.feed.store, members, limits, scorer.info.config.eval.batch)
+    batch = scorer.info.config.eval.batch
+    return EvaluationBatches(
+        scorer.feed, evaluation_buckets(scorer.feed.store, members, limits, batch)
+    )
 
 
 def score_members(
-    scorer: Scorer, variables: Vars, members: Members, buckets: list[Bucket]
+    scorer: Scorer, variables: Vars, members: Members, batches: EvaluationBatches
 ) -> np.ndarray:
     """Scores [n, C] of `members` in their order; each clip once.
 
@@ -114,7 +133,7 @@ def score_members(
     """
     sent = [
         (rows, scorer.score_batch(variables, inputs, lengths))
-        for rows, inputs, lengths in scorer.feed.measured(buckets)
+        for rows, inputs, lengths in batches
     ]
     scores = np.zeros((len(members.labels), len(scorer.info.classes)), np.float32)
     for rows, of_batch in jax.device_get(sent):
@@ -136,11 +155,13 @@ def check_scores(scores: np.ndarray) -> np.ndarray:
     return scores
 
 
-def fuse_members(scorer: Scorer, variables: Vars, buckets: list[Bucket], count: int) -> Any:
-    """Features [count, ...] of the clips in `buckets`, in the order of their rows, on the
+def fuse_members(
+    scorer: Scorer, variables: Vars, batches: EvaluationBatches, count: int
+) -> Any:
+    """Features [count, ...] of the clips in `batches`, in the order of their rows, on the
     devices."""
     features, rows = [], []
-    for of_batch, inputs, lengths in scorer.feed.measured(buckets):
+    for of_batch, inputs, lengths in batches:
         features.append(scorer.fuse(variables, scorer.feed.data, inputs, lengths))
         rows.append(of_batch)
     rows = np.concatenate(rows)

@@ -21,7 +21,7 @@ from avdiff_jax.train.optimisers import (
     fresh_optimisers,
 )
 from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice
-from avdiff_jax.train.scoring import bucket_members, check_scores, fuse_members, score_members
+from avdiff_jax.train.scoring import batch_members, check_scores, fuse_members, score_members
 from avdiff_jax.train.setting import Schedule, Select, Setting
 from avdiff_jax.train.source import Source
 from avdiff_jax.train.substage import Outcome, Services, run_substage
@@ -89,10 +89,10 @@ def select_by_base_accuracy(context: StageContext) -> Select:
     """Returns what measures substage 1 of stage 1: B, the mean class accuracy of base classes
     on Val."""
     base, info = context.stage.eval_base, context.info
-    buckets = bucket_members(context, base, test=False)
+    batches = batch_members(context, base, test=False)
 
     def select(variables: Vars) -> dict[str, float]:
-        scores = score_members(context, variables, base, buckets)
+        scores = score_members(context, variables, base, batches)
         accuracy = metrics.mean_class_accuracy(
             scores.argmax(-1), base.labels, len(info.classes), info.is_base
         )
@@ -110,16 +110,16 @@ def select_by_harmonic_mean(context: StageContext, variables: Vars) -> Select:
     """
     is_base = context.info.is_base
     both = concat_members(context.stage.eval_base, context.stage.eval_novel[0])
-    buckets = bucket_members(context, both, test=False)
+    batches = batch_members(context, both, test=False)
     features = None
     if context.uses_cache(2):
-        features = fuse_members(context, variables, buckets, len(both.labels))
+        features = fuse_members(context, variables, batches, len(both.labels))
 
     def select(variables: Vars) -> dict[str, float]:
         if features is not None:
             scores = check_scores(np.asarray(context.judge(variables, features)))
         else:
-            scores = score_members(context, variables, both, buckets)
+            scores = score_members(context, variables, both, batches)
         point = calibrate(context, scores, both.labels)
         temperature = metrics.fitted_temperature(scores, both.labels, is_base, point.gamma)
         return {

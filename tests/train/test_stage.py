@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
@@ -18,7 +19,7 @@ from avdiff_jax.train.context import (
 )
 from avdiff_jax.train.measure import measure_members
 from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice, SubstageRecord
-from avdiff_jax.train.scoring import bucket_members, score_members
+from avdiff_jax.train.scoring import batch_members, score_members
 from avdiff_jax.train.setting import Schedule
 from avdiff_jax.train.stage import prepare_substage
 from avdiff_jax.train.substage import Outcome
@@ -38,7 +39,7 @@ def scores_of(vars, order=None, store=None, **changes):
     order = np.arange(len(members.labels)) if order is None else order
     members = members._replace(clips=members.clips[order], labels=members.labels[order])
     out = np.empty((len(order), len(b.info.classes)))
-    out[order] = score_members(b, vars, members, bucket_members(b, members, test=False))
+    out[order] = score_members(b, vars, members, batch_members(b, members, test=False))
     return out
 
 
@@ -90,7 +91,7 @@ def test_the_order_of_a_store_means_nothing(tmp_path):
         b = tiny.make_context(c, 2, s)
         _, state = prepare_substage(b, Phase(2, 2, 1), initialise_variables(b), None)
         members = concat_members(b.stage.eval_base, b.stage.eval_novel[1])
-        scores = score_members(b, state.vars, members, bucket_members(b, members, test=True))
+        scores = score_members(b, state.vars, members, batch_members(b, members, test=True))
         batches = list(iterate_training_clips(b, (b.stage.base,))())
         found.append((jax.device_get(state), b.info.text, scores, jax.device_get(batches)))
     tiny.same(*found)
@@ -236,7 +237,7 @@ def test_scores_that_are_not_finite_are_refused(vars):
     b = tiny.make_context(tiny.config())
     broken = vars.replace(params=jax.tree.map(lambda x: np.full_like(x, np.nan), vars.params))
     with pytest.raises(UserError, match=r"scores of (\d+) of \1 clips .* finite.*learning_rate"):
-        score_members(b, broken, b.stage.eval_base, bucket_members(b, b.stage.eval_base, False))
+        score_members(b, broken, b.stage.eval_base, batch_members(b, b.stage.eval_base, False))
 
 
 def test_training_clips_are_all_clips_once():
@@ -254,3 +255,15 @@ def test_stage_names_are_those_of_the_split():
     b = tiny.make_context(tiny.config(), 2)
     novel = [n for n, base in zip(b.info.classes, b.info.is_base, strict=True) if not base]
     assert novel == sorted(split["classes"]["novel2"])
+
+
+@pytest.mark.parametrize("residence, times", [("device", 1), ("host", 2)])
+def test_batches_are_placed_once_where_the_clips_stay(residence, times, vars, monkeypatch):
+    """Val is measured after each epoch; streamed clips are not kept."""
+    b = tiny.make_context(tiny.config(data__residence=residence))
+    members, placed, inputs = b.stage.eval_base, [], Feed.inputs
+    monkeypatch.setattr(Feed, "inputs", lambda *args: placed.append(1) or inputs(*args))
+    batches = batch_members(b, members, test=False)
+    first, second = (score_members(b, vars, members, batches) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(placed) == times * sum(len(bucket.rows) for bucket in batches.buckets)

@@ -82,7 +82,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.train.context import initialise_variables
-from avdiff_jax.train.scoring import bucket_members, score_members
+from avdiff_jax.train.scoring import batch_members, score_members
 from tests import tiny
 
 def scores(devices, batch):
@@ -90,7 +90,7 @@ def scores(devices, batch):
     b = tiny.make_context(c, devices=devices)
     members = concat_members(b.stage.eval_base, b.stage.eval_novel[0])
     vars = jax.device_put(start, jax.sharding.NamedSharding(b.feed.mesh, jax.P()))
-    return score_members(b, vars, members, bucket_members(b, members, test=False))
+    return score_members(b, vars, members, batch_members(b, members, test=False))
 
 c = tiny.config("method=attention_fusion")
 start = jax.device_get(initialise_variables(tiny.make_context(c)))
