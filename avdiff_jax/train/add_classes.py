@@ -2,13 +2,14 @@
 tokens of the old clips, which the model keeps, and those of the new ones."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.data import stream
+from avdiff_jax.data.feed import Batch
 from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.windows import ROLES, Limits
 from avdiff_jax.errors import UserError
@@ -62,22 +63,27 @@ def add_classes(
         np.concatenate([old.clips, np.array(ids, str)]),
     )
     info = extend_info(model.info, new, examples, text or {})
-
-    def batches():
-        first = 0
-        for piece in model.pieces(clips):
-            of_piece = labels[first : first + len(piece.clip_ids)]
-            first += len(piece.clip_ids)
-            every = stream.batches(piece, of_piece, Limits(*model.lengths), info.config.eval.batch)
-            yield from (batch for _, batch in every)
-
     key = jax.random.fold_in(jax.random.key(info.config.seed), seed)
     k_grow, k_train = jax.random.split(key)
     grown = dataclasses.replace(
         model, info=info, kinds=model.kinds + (ADDED,) * len(new), examples=examples,
-        vars=model.method.grow(info, model.vars, batches, k_grow),
+        vars=model.method.grow(
+            info, model.vars, lambda: iterate_batches(model, clips, labels), k_grow
+        ),
     )
     return dataclasses.replace(grown, vars=train_on_examples(grown, k_train, seed))
+
+
+def iterate_batches(
+    model: Trained, clips: Sequence[stream.Features], labels: np.ndarray
+) -> Iterator[Batch]:
+    """Yields labelled clips as evaluation batches, cut as in training."""
+    first, most = 0, model.info.config.eval.batch
+    for piece in model.pieces(clips):
+        of_piece = labels[first : first + len(piece.clip_ids)]
+        first += len(piece.clip_ids)
+        for _, batch in stream.batches(piece, of_piece, Limits(*model.lengths), most):
+            yield batch
 
 
 def check_request(
