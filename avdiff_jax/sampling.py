@@ -47,7 +47,8 @@ def steps_of(d: Draws, s: Schedule, final_noise: bool) -> Steps:
     v = u * s.beta[t] / np.sqrt(1 - s.alpha_bar[t])
     scale = np.sqrt(s.beta[t])
     scale[-1] *= final_noise
-    return Steps(t.astype(np.float32), u, v, scale[:, None, None] * d.noise, d.keys)
+    noise = jnp.asarray(scale)[:, None, None] * d.noise
+    return Steps(t.astype(np.float32), u, v, noise, d.keys)
 
 
 def reverse(prepared: Prepared, rate: float, x: Float[Array, "b d"], step: Steps):
@@ -93,7 +94,9 @@ def _backward(rate, saved, g):
     inputs = (steps.u, steps.v, of_hidden, slope(x))
     g_start, g = jax.lax.scan(body, g, inputs, reverse=True, unroll=UNROLL)
     _, pull_back = jax.vjp(lambda p: jax.vmap(partial(reverse, p, rate))(x, steps), prepared)
-    return *pull_back(g), g_start, Steps(None, None, None, g, None)
+    # None: no gradient of what is constant.
+    of_steps = steps._replace(t=None, u=None, v=None, noise=g, key=None)
+    return *pull_back(g), g_start, of_steps
 
 
 chain.defvjp(_forward, _backward)

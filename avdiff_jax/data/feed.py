@@ -7,7 +7,7 @@ otherwise the host fills the same batch from the memory-mapped store.
 import collections
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -223,7 +223,7 @@ class Feed:
         return framed(filled, plan, self.seconds)
 
 
-def prefetched(make: Callable, items) -> Iterator:
+def prefetched(make: Callable, items: Iterable) -> Generator:
     """Yields make(item) for each item, in order; threads make the next `AHEAD` meanwhile."""
     with ThreadPoolExecutor(AHEAD) as pool:
         waiting = collections.deque()

@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from typing import Self
 
 import jax
 
@@ -19,7 +20,7 @@ class Compilations:
     """Counts the programs that XLA compiles or loads from the cache inside a `with`, and the
     seconds that takes."""
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         """Starts to listen."""
         self.count, self.seconds = 0, 0.0
         jax.monitoring.register_event_duration_secs_listener(self._hear)
@@ -29,9 +30,9 @@ class Compilations:
         """Stops."""
         jax.monitoring.unregister_event_duration_listener(self._hear)
 
-    def _hear(self, event: str, seconds: float, **_):
+    def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event.endswith("backend_compile_duration"):
-            self.count, self.seconds = self.count + 1, self.seconds + seconds
+            self.count, self.seconds = self.count + 1, self.seconds + duration_secs
 
 
 def host_peak_mb() -> float:

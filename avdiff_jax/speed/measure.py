@@ -172,15 +172,16 @@ def sampler(
     context: StageContext, variables: Vars, watch: Stopwatch, sizes: flops.Sizes
 ) -> Phase | None:
     """Drawing one batch of synthetic features, without gradient."""
-    if context.method.generate is None:
+    if context.generate is None:
         return None
+    generate = context.generate
     config, batch = context.info.config, context.info.config.train.batch
     labels = jnp.arange(batch) % sizes.classes
     plan = training_plan(
         context.feed.store, context.stage.base, context.lengths, batch, 1, [0]
     )
     return watch.phase(
-        "sampler", lambda: context.generate(variables, labels, jax.random.key(0)),
+        "sampler", lambda: generate(variables, labels, jax.random.key(0)),
         needed_gflop=needed(config, "sampler", [plan], sizes), clips=batch,
     )
 

@@ -46,11 +46,11 @@ def read(folder: str | pathlib.Path) -> Profile:
     runs = kernel_runs(events)
     if not runs:
         raise UserError(f"{files[-1]} holds no kernels: record it while a step runs")
-    totals = collections.defaultdict(lambda: [0.0, 0])
+    seconds, launches = collections.defaultdict(float), collections.Counter()
     for name, start, end in runs:
-        totals[name][0] += (end - start) / 1e6
-        totals[name][1] += 1
-    kernels = [Kernel(name, *total) for name, total in totals.items()]
+        seconds[name] += (end - start) / 1e6
+        launches[name] += 1
+    kernels = [Kernel(name, seconds[name], launches[name]) for name in launches]
     first, last = min(start for _, start, _ in runs), max(end for *_, end in runs)
     return Profile(
         sorted(kernels, key=lambda k: -k.seconds), covered(runs) / 1e6, (last - first) / 1e6
