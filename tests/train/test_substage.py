@@ -7,6 +7,7 @@ import pytest
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.windows import ROLES
 from avdiff_jax.errors import UserError
+from avdiff_jax.train import substage
 from avdiff_jax.train.context import initialise_variables
 from avdiff_jax.train.optimisers import cut_rate, learning_rate
 from avdiff_jax.train.records import Phase, SubstageRecord
@@ -282,6 +283,7 @@ def test_a_loss_that_is_not_finite_is_noticed_before_anything_is_saved(tmp_path,
         return dispatch._replace(metrics={k: v * np.nan for k, v in dispatch.metrics.items()})
 
     monkeypatch.setattr(SubstageRun, "send", broken)
+    monkeypatch.setattr(substage, "EPOCH_SAVE_SECONDS", -1)  # each epoch, however short
     with pytest.raises(UserError, match="stage1-substage1, epoch 2, step 3: "):
         run(tmp_path, None, epochs=4)
     last, _ = open_checkpoints(tmp_path)
