@@ -45,9 +45,9 @@ def parser() -> Parser:
     commands = p.add_subparsers(metavar="[COMMAND]", title="of finished runs")
 
     def command(name, made_by):
-        made = commands.add_parser(name, help=made_by.__doc__, description=made_by.__doc__)
-        made.set_defaults(command=made_by)
-        return made
+        subparser = commands.add_parser(name, help=made_by.__doc__, description=made_by.__doc__)
+        subparser.set_defaults(command=made_by)
+        return subparser
 
     t = command("tables", remake)
     t.add_argument("folders", nargs="+", metavar="DIR", help="workdirs, or folders of them")
@@ -90,9 +90,9 @@ def remake(args, _) -> int:
     out = args.out or args.folders[0]
     if args.out:
         check_outputs(args, os.path.join(out, "tables.md"))
-    made = [tables.benchmark_table(cells), *tables.paper_tables(cells)]
-    written = [*tables.write(made, out, "tables"), *tables.figure1(cells, out)]
-    print("\n\n".join(map(tables.markdown, made)))
+    all_tables = [tables.benchmark_table(cells), *tables.paper_tables(cells)]
+    written = [*tables.write(all_tables, out, "tables"), *tables.figure1(cells, out)]
+    print("\n\n".join(map(tables.markdown, all_tables)))
     print(f"written to {', '.join(map(str, written))}")
     return 0
 
@@ -107,7 +107,7 @@ def compare(args, _) -> int:
     """Paired differences of two rows, workdirs or folders of workdirs."""
     a, b = (paired.named(name, args.root, from_file) for name in (args.a, args.b))
     if args.dataset:
-        a, b = (paired.of_dataset(found, args.dataset) for found in (a, b))
+        a, b = (paired.of_dataset(runs_of_side, args.dataset) for runs_of_side in (a, b))
     print(paired.report(a, b, (args.a, args.b)), end="")
     return 0
 

@@ -146,7 +146,7 @@ def make_text(args: Namespace, _: Sequence[str]) -> None:
     text_vectors.write_text(args.out, dict(zip(names, vectors, strict=True)))
     print(f"text       {args.out}: {len(names)} classes, vectors of {vectors.shape[1]}"
           f"{', unit length' if args.unit else ''}, from {source}")
-    for note in [*notes, *filter(None, [class_text.twins(names, vectors)])]:
+    for note in [*notes, *filter(None, [class_text.find_twins(names, vectors)])]:
         print(f"note: {note}")
 
 

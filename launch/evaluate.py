@@ -49,10 +49,10 @@ def models(args) -> dict[int, Trained]:
     draws = [args.draw or 0]
     if args.draw is None and path.is_dir():
         draws = [d for d in range(DRAWS) if model_file(path, d).exists()] or [0]
-    found = {draw: load(path, draw) for draw in draws}
+    loaded = {draw: load(path, draw) for draw in draws}
     if args.gamma is not None:
-        found = {d: dataclasses.replace(m, gamma=args.gamma) for d, m in found.items()}
-    return found
+        loaded = {d: dataclasses.replace(m, gamma=args.gamma) for d, m in loaded.items()}
+    return loaded
 
 
 def data(args, config):
@@ -69,11 +69,11 @@ def main(argv=None):
     with one_sentence():
         args = parser().parse_args(argv)
         check_outputs(args, pathlib.Path(args.out, "results.json"))
-        found = models(args)
-        config = next(iter(found.values())).info.config
+        loaded = models(args)
+        config = next(iter(loaded.values())).info.config
         devices.configure()
         store, split = data(args, config)
-        outcome = evaluation.evaluate(found, store, split, pathlib.Path(args.out))
+        outcome = evaluation.evaluate(loaded, store, split, pathlib.Path(args.out))
         print(f"{results_json.table(outcome)}\nwritten to {args.out}")
 
 

@@ -75,7 +75,7 @@ def main(argv=None):
                   "are its scores after gamma, scaled to sum to 1")
         started, done = time.monotonic(), 0
         columns = [f"{what}{i + 1}" for i in range(args.top) for what in ("class", "probability")]
-        with draft(args.out) as made, open(made, "w", newline="", encoding="utf-8") as file, \
+        with draft(args.out) as scratch, open(scratch, "w", newline="", encoding="utf-8") as file, \
                 Progress(count, "predict") as progress:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["clip_id", "kind", *columns])

@@ -20,7 +20,7 @@ TRUTH = {"true": True, "1": True, "false": False, "0": False}
 RECORDED = Document("configuration", dict, "choose another --workdir, or remove that folder")
 
 
-def located(name: str) -> str:
+def locate(name: str) -> str:
     """FILE.py:WORDS with a FILE.py that exists, in this folder or beside `launch/`.
 
     Raises:
@@ -40,7 +40,7 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       UserError: no such file, an unknown word or field, or a value of the wrong type.
     """
-    file, _, words = located(name).partition(":")
+    file, _, words = locate(name).partition(":")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec and spec.loader  # it ends in .py
     module = importlib.util.module_from_spec(spec)

@@ -34,7 +34,7 @@ def near(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     return [folded[close] for close in difflib.get_close_matches(name.casefold(), folded, count)]
 
 
-def listed(names: Mapping[str, Sequence[str]]) -> str:
+def list_names(names: Mapping[str, Sequence[str]]) -> str:
     """Names with what they are close to, for messages: 'doge' (close to 'dog'), 'cow'."""
     shown = [
         repr(name) + (f" (close to {', '.join(map(repr, close))})" if close else "")
@@ -44,7 +44,7 @@ def listed(names: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def respelled(class_names: Sequence[str], manual: Mapping[str, str] | None) -> list[str]:
+def respell(class_names: Sequence[str], manual: Mapping[str, str] | None) -> list[str]:
     """What to look each class up by: its entry in `manual`, or else its own name."""
     manual = manual or {}
     find = NameMatcher(manual)
@@ -69,16 +69,16 @@ def match_text(
       UserError: names every class without a vector, and what is close to it.
     """
     find = NameMatcher(vectors)
-    wanted = respelled(class_names, manual)
-    found = [find(name) for name in wanted]
+    wanted = respell(class_names, manual)
+    keys = [find(name) for name in wanted]
     lacking = {
         class_name: near(name, vectors)
-        for class_name, name, key in zip(class_names, wanted, found, strict=True) if key is None
+        for class_name, name, key in zip(class_names, wanted, keys, strict=True) if key is None
     }
     if lacking:
         raise UserError(f"{path} has no text vector for {len(lacking)} of {len(class_names)} "
-                        f"classes: {listed(lacking)}: add them or respell them with --text-map")
-    return np.stack([vectors[key] for key in found if key is not None])
+                        f"classes: {list_names(lacking)}: add them or respell them with --text-map")
+    return np.stack([vectors[key] for key in keys if key is not None])
 
 
 def check_text(path: FilePath, class_names: Sequence[str], class_text: np.ndarray) -> None:
@@ -91,8 +91,8 @@ def check_text(path: FilePath, class_names: Sequence[str], class_text: np.ndarra
     if not usable.all():
         names = {name: () for name, good in zip(class_names, usable, strict=True) if not good}
         raise UserError(f"{path} has no usable text vector (all zeros, NaN or infinite) for "
-                        f"{len(names)} of {len(class_names)} classes: {listed(names)}: give them "
-                        f"in the text file")
+                        f"{len(names)} of {len(class_names)} classes: {list_names(names)}: "
+                        f"give them in the text file")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def twins(class_names: Sequence[str], class_text: np.ndarray) -> str | None:
+def find_twins(class_names: Sequence[str], class_text: np.ndarray) -> str | None:
     """A remark on two classes with the same vector, where there are such."""
     seen: dict[bytes, str] = {}
     for name, vector in zip(class_names, class_text + 0.0, strict=True):  # -0 is 0

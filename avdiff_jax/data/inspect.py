@@ -50,11 +50,11 @@ def _store(path: Path) -> Inspection:
     tokens = len(store.audio.values) + len(store.video.values)
     with Progress(tokens, "looking for NaN") as progress:
         stores.check_values(store, progress)
-    found = report(store)
-    made = [f"{MADE.get(key, key):10} {_words(value)}"
+    contents = report(store)
+    origin = [f"{MADE.get(key, key):10} {_words(value)}"
             for key, value in sorted(store.provenance.items())]
     lengths = {"audio": store.audio.lengths, "video": store.video.lengths}
-    return Inspection("\n".join([str(found), *made]), lengths, found.clips_per_class)
+    return Inspection("\n".join([str(contents), *origin]), lengths, contents.clips_per_class)
 
 
 def _words(value: object) -> str:
@@ -77,14 +77,14 @@ def _split(path: Path) -> Inspection:
 
 
 def _archive(path: Path, shots: int | None) -> Inspection:
-    found = official.published_shots(path)
-    lines = [f"archive    {path} with features for {', '.join(map(str, found)) or 'no'} shots"]
+    all_shots = official.published_shots(path)
+    lines = [f"archive    {path} with features for {', '.join(map(str, all_shots)) or 'no'} shots"]
     lengths, counts = {"audio": [], "video": []}, Counter()
-    for k in [shots] if shots is not None else found:
-        lengths, counts, made = {"audio": [], "video": []}, Counter(), []
+    for k in [shots] if shots is not None else all_shots:
+        lengths, counts, splits = {"audio": [], "video": []}, Counter(), []
         with Progress(None, f"{k} shots") as progress:
             clips, source = official.read_official(path, k, progress=progress)
-            for clip in layouts.watched(clips, source, source.name, k, made):
+            for clip in layouts.watch_archive(clips, source, source.name, k, splits):
                 counts[clip.class_name] += 1
                 for modality in lengths:
                     lengths[modality].append(len(getattr(clip, modality)))
@@ -93,7 +93,7 @@ def _archive(path: Path, shots: int | None) -> Inspection:
         lines += [f"{modality}      {min(values)} to {max(values)} tokens a clip, median "
                   f"{np.median(values):g}" for modality, values in lengths.items()]
         lines += [f"note       {note}" for note in source.notes]
-        lines.append(split_file.report(made[0]))
+        lines.append(split_file.report(splits[0]))
     return Inspection("\n".join(lines), lengths, dict(counts))
 
 

@@ -115,7 +115,7 @@ def open_store(path: FilePath) -> Store:
 
 
 def _read(path: str):
-    with _opened(path) as file:
+    with _open_hdf5(path) as file:
         try:
             store = _Reader(file, path).store()
         except UserError:
@@ -131,7 +131,7 @@ def _read(path: str):
 
 
 @contextlib.contextmanager
-def _opened(path: str):
+def _open_hdf5(path: str):
     try:
         # best-effort: read-only and network file systems often cannot lock
         file = h5py.File(path, "r", locking="best-effort")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data.class_text import twins
+from avdiff_jax.data.class_text import find_twins
 from avdiff_jax.data.store import Sequences, Store
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.files import FilePath, draft
@@ -96,7 +96,7 @@ def _doubts(store: Store, per_class: np.ndarray):
     notes = []
     if idle:
         notes.append(f"{len(idle)} classes have no clip, the first is {idle[0]!r}")
-    if alike := twins(store.class_names, store.class_text):
+    if alike := find_twins(store.class_names, store.class_text):
         notes.append(alike)
     return tuple(notes)
 
@@ -131,8 +131,8 @@ def draw(
     figure.suptitle(title)
     figure.tight_layout()
     try:
-        with draft(path) as made:
-            figure.savefig(made, dpi=120)
+        with draft(path) as scratch:
+            figure.savefig(scratch, dpi=120)
     except ValueError as error:  # an ending that is no image format
         if isinstance(error, UserError):
             raise

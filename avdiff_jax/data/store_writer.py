@@ -90,7 +90,7 @@ class Collector:
     def _features(self, clip: Clip):
         """modality -> [T, D] or None."""
         given = {
-            modality: _checked(getattr(clip, modality), clip.clip_id, modality, part.dim)
+            modality: _check_features(getattr(clip, modality), clip.clip_id, modality, part.dim)
             for modality, part in self.parts.items()
         }
         absent = [modality for modality, values in given.items() if values is None]
@@ -117,7 +117,7 @@ def check_name(what: str, text: str) -> None:
                         f"bytes: rename it")
 
 
-def _checked(values: Any, clip_id: str, modality: str, dim: int | None):
+def _check_features(values: Any, clip_id: str, modality: str, dim: int | None):
     """One clip's tokens as a numeric [T, D] array, or None; raises UserError."""
     if values is None:
         return None
@@ -244,7 +244,7 @@ def write_store(
     """
     path = os.fspath(path)
     class_names = tuple(map(str, class_names))
-    class_text = _checked_text(path, class_names, class_text)
+    class_text = _check_text(path, class_names, class_text)
     rates = {"audio": audio_seconds, "video": video_seconds}
     _check_request(rates, video_dtype)
     with draft(path) as scratch:
@@ -268,7 +268,7 @@ def _check_request(rates: Mapping[str, float], video_dtype: str) -> None:
         raise UserError(f"video type {video_dtype!r} is none of {VALUE_TYPES['video']}")
 
 
-def _checked_text(path: FilePath, class_names: Sequence[str], class_text: np.ndarray):
+def _check_text(path: FilePath, class_names: Sequence[str], class_text: np.ndarray):
     """[C, Dt] float32; raises UserError where names and vectors do not fit."""
     if not class_names:
         raise UserError(f"no classes for {path}: the source holds 0 clips that could be stored")

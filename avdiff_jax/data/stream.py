@@ -168,8 +168,8 @@ def pieces(
     held, size = [], 0
     for clip in clips:
         held.append(clip._replace(
-            audio=_checked(clip, "audio", clip.audio, dims[0]),
-            video=_checked(clip, "video", clip.video, dims[1]),
+            audio=_check_tokens(clip, "audio", clip.audio, dims[0]),
+            video=_check_tokens(clip, "video", clip.video, dims[1]),
         ))
         added = held[-1].audio.nbytes + held[-1].video.nbytes
         if not added:
@@ -182,7 +182,7 @@ def pieces(
         yield _piece(held, seconds)
 
 
-def _checked(clip: Features, modality: str, values: Any, dim: int):
+def _check_tokens(clip: Features, modality: str, values: Any, dim: int):
     """One modality of a clip as [T, D] of a type that a store may have."""
     if values is None:
         return np.zeros((0, dim), np.float32)

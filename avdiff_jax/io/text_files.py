@@ -47,7 +47,7 @@ def lines(path: FilePath, what: str = "file") -> list[str]:
 def rows(path: FilePath, what: str = "file") -> list[list[str]]:
     """The cells of a CSV, without blank rows and the space around cells. Raises UserError."""
     try:
-        found = list(csv.reader(io.StringIO(text_of(path, what), newline=""), strict=True))
+        parsed = list(csv.reader(io.StringIO(text_of(path, what), newline=""), strict=True))
     except csv.Error as error:
         raise UserError(f"{what} {path} is not a CSV file ({error}): mend its quotes") from None
-    return [[cell.strip() for cell in row] for row in found if row]
+    return [[cell.strip() for cell in row] for row in parsed if row]

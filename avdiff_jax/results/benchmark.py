@@ -84,10 +84,10 @@ def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str
     Raises:
       UserError: an unknown method, or a variant that no method has.
     """
-    found = [row for name in methods for row in (ROWS if name == "all" else [_row(name)])]
+    rows = [row for name in methods for row in (ROWS if name == "all" else [_row(name)])]
     for text in variants:
         ((name, value),) = setting(text)
-        plain_rows = [method for method, departures in found if not departures]
+        plain_rows = [method for method, departures in rows if not departures]
         having = [method for method in plain_rows if method in _readers(name, plain_rows)]
         if not having:
             raise UserError(
@@ -95,8 +95,8 @@ def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str
                 f"{', '.join(_readers(name, plain_rows))}"
             )
         usual = name in CHOICES and value == CHOICES[name][1]
-        found += [(method, () if usual else ((name, value),)) for method in having]
-    return list(dict.fromkeys(found))
+        rows += [(method, () if usual else ((name, value),)) for method in having]
+    return list(dict.fromkeys(rows))
 
 
 def _row(name: str) -> tuple[str, Setting]:
@@ -136,7 +136,7 @@ def grid(
         name = text.removeprefix(OVERRIDE).partition("=")[0]
         if name in AXES:
             raise UserError(f"{text}: use {AXES[name]}")
-    found, files = [], {}
+    runs, files = [], {}
     wanted = rows(methods, variants)
     for file, k, seed in itertools.product(configs, shots, seeds):
         if ":" in file:
@@ -149,9 +149,9 @@ def grid(
                     "benchmark them with one command each and another --config.dataset"
                 )
             # A variant that sets the usual value is the same run as the row without it.
-            if all(run.config != other.config for other in found):
-                found.append(run)
-    return found
+            if all(run.config != other.config for other in runs):
+                runs.append(run)
+    return runs
 
 
 def _run(
@@ -185,9 +185,9 @@ def state(run: Run) -> str:
     """
     there = None
     if (run.workdir / "results.json").exists():
-        found, there = "done", read_results(run.workdir)["config"]
+        reached, there = "done", read_results(run.workdir)["config"]
     elif (run.workdir / "config.json").exists():
-        found, there = "interrupted", configuration.RECORDED.read(run.workdir / "config.json")
+        reached, there = "interrupted", configuration.RECORDED.read(run.workdir / "config.json")
     else:
         return "missing"
     for name, (ours, theirs) in configuration.differences(run.config, there).items():
@@ -195,7 +195,7 @@ def state(run: Run) -> str:
             f"{run.workdir} was run with {name}={theirs}, now {ours} is asked for: use the same "
             "value, or another --root"
         )
-    return found
+    return reached
 
 
 def plan(runs: Sequence[Run]) -> str:
@@ -203,10 +203,11 @@ def plan(runs: Sequence[Run]) -> str:
     verbs = {"done": "skip   ", "interrupted": "resume ", "missing": "run    "}
     lines, counts = [], Counter()
     for run in runs:
-        found = state(run)
-        counts[found] += 1
-        call = f"python launch/main.py {' '.join(run.arguments(found == 'interrupted'))}"
-        lines.append(f"{verbs[found]} {run}" + ("" if found == "done" else f"\n          {call}"))
+        reached = state(run)
+        counts[reached] += 1
+        call = f"python launch/main.py {' '.join(run.arguments(reached == 'interrupted'))}"
+        lines.append(f"{verbs[reached]} {run}")
+        lines += [] if reached == "done" else [f"          {call}"]
     total = ", ".join([f"{counts['missing']} to do", f"{counts['interrupted']} interrupted",
                        f"{counts['done']} done"])
     lines.append(f"{len(runs)} runs: {total}")
@@ -228,13 +229,13 @@ def execute(
       start: takes the arguments of launch/main.py and a log file, returns the exit code.
     """
     states = [state(run) for run in runs]  # complain before anything is run
-    todo = [(run, found) for run, found in zip(runs, states, strict=True) if found != "done"]
+    todo = [(run, reached) for run, reached in zip(runs, states, strict=True) if reached != "done"]
     failures = []
     with progress(len(todo), "benchmark") as bar:
-        for run, found in todo:
+        for run, reached in todo:
             bar.step(0, note=str(run))
             run.log.parent.mkdir(parents=True, exist_ok=True)
-            code = start(run.arguments(found == "interrupted"), run.log)
+            code = start(run.arguments(reached == "interrupted"), run.log)
             if code == 0 and not (run.workdir / "results.json").exists():
                 code = 1
             if code != 0:

@@ -59,22 +59,22 @@ def named(
     if not Path(root).is_dir():
         raise UserError(f"{name} is no folder, and there is no folder {root} to find a row in")
     cells = group(find([root]), default)
-    found = [run for key, members in cells.items() if key.label == name for run in members]
-    if not found:
+    members_of_row = [run for key, members in cells.items() if key.label == name for run in members]
+    if not members_of_row:
         labels = dict.fromkeys(key.label for key in cells)
         raise UserError(f"{name} is neither a folder nor a row below {root}: {'; '.join(labels)}")
-    return found
+    return members_of_row
 
 
-def of_dataset(found: Sequence[Finished], name: str) -> list[Finished]:
+def of_dataset(runs: Sequence[Finished], name: str) -> list[Finished]:
     """The runs on one data set, by the name that tables call it.
 
     Raises:
       UserError: none is.
     """
-    here = [run for run in found if run.dataset == name]
+    here = [run for run in runs if run.dataset == name]
     if not here:
-        others = ", ".join(sorted({run.dataset for run in found}))
+        others = ", ".join(sorted({run.dataset for run in runs}))
         raise UserError(f"--dataset={name}: there are runs on {others} only; name one of these")
     return here
 
@@ -88,20 +88,20 @@ def pairs(
       UserError: no pair, or a pair that did not see the same clips in the same draws.
     """
     ours, theirs = _by_place(a), _by_place(b)
-    found = [(ours[place], theirs[place]) for place in sorted(ours) if place in theirs]
-    if not found:
+    matched = [(ours[place], theirs[place]) for place in sorted(ours) if place in theirs]
+    if not matched:
         raise UserError(
             f"nothing to pair: A has {_places(ours)} and B has {_places(theirs)}; run one of them "
             "with the data set, shots and seed of the other"
         )
-    for one, other in found:
+    for one, other in matched:
         _check_same_data(one, other)
     alone = [
         f"{run.workdir} has no partner and is left out."
         for place, run in [*ours.items(), *theirs.items()]
         if (place in ours) != (place in theirs)
     ]
-    return found, alone
+    return matched, alone
 
 
 def _by_place(runs: Sequence[Finished]) -> dict[tuple, Finished]:
@@ -160,16 +160,16 @@ def _equal(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
 
 def report(a: Sequence[Finished], b: Sequence[Finished], names: tuple[str, str]) -> str:
     """A against B as Markdown, one table for each data set and shots."""
-    found, alone = pairs(a, b)
-    places = sorted({(one.dataset, one.config["shots"]) for one, _ in found})
-    parts = [_block(place, found, names) for place in places]
+    matched, alone = pairs(a, b)
+    places = sorted({(one.dataset, one.config["shots"]) for one, _ in matched})
+    parts = [_block(place, matched, names) for place in places]
     several = sorted({dataset for dataset, _ in places})
     hint = [f"{len(several)} data sets; --dataset={several[0]} shows one of them."]
     return "\n\n".join([*parts, *alone, *(hint if len(several) > 1 else [])]) + "\n"
 
 
-def _block(place: tuple[str, int], found, names: tuple[str, str]) -> str:
-    here = [pair for pair in found if (pair[0].dataset, pair[0].config["shots"]) == place]
+def _block(place: tuple[str, int], matched, names: tuple[str, str]) -> str:
+    here = [pair for pair in matched if (pair[0].dataset, pair[0].config["shots"]) == place]
     lines = [
         f"**{place[0]}, {place[1]}-shot: A = {names[0]}, B = {names[1]}**; percent of test",
         "",

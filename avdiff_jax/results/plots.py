@@ -183,5 +183,5 @@ def save_png(path: Path, picture: np.ndarray) -> None:
     """RGB uint8 [height, width, 3] -> a PNG file, in a folder that is made if missing."""
     from matplotlib.image import imsave
 
-    with draft(path) as made:
-        imsave(made, picture)
+    with draft(path) as scratch:
+        imsave(scratch, picture)

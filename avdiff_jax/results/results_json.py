@@ -76,11 +76,11 @@ def dataset(config: Mapping) -> str:
 
 def versions() -> dict[str, str]:
     """The versions that decide what a run computes."""
-    found = {"python": platform.python_version(), "avdiff_jax": avdiff_jax.__version__}
+    numbers = {"python": platform.python_version(), "avdiff_jax": avdiff_jax.__version__}
     for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            numbers[name] = importlib.metadata.version(name)
+    return numbers
 
 
 def results_json(
@@ -162,14 +162,14 @@ def ablation(config: Mapping) -> dict[str, str]:
 
     A field that the configuration lacks counts as no departure.
     """
-    found = {}
+    departures = {}
     for name, (path, usual) in CHOICES.items():
         value = config
         for field in path:
             value = value.get(field, {})
         if value and value != usual:
-            found[name] = value
-    return found
+            departures[name] = value
+    return departures
 
 
 def table(results: Mapping) -> str:

@@ -102,15 +102,15 @@ def find(folders: Iterable[str | Path]) -> list[Finished]:
     Raises:
       UserError: no such folder, nothing finished below one, or a results.json of something else.
     """
-    found: dict[Path, Path] = {}
+    workdirs: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: name the workdirs of runs or a folder of them")
         here = sorted(folder.rglob("results.json"))
         if not here:
             raise UserError(f"no results.json at or below {folder}: finish a run there first")
-        found |= {path.resolve(): path.parent for path in here}
-    return [Finished(workdir, read_results(workdir)) for _, workdir in sorted(found.items())]
+        workdirs |= {path.resolve(): path.parent for path in here}
+    return [Finished(workdir, read_results(workdir)) for _, workdir in sorted(workdirs.items())]
 
 
 def group(

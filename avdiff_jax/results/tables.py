@@ -89,7 +89,7 @@ def latex(table: Table) -> str:
     def line(cells):
         return " & ".join(cells) + r" \\"
 
-    head = [_escaped(name) for name in (*table.heads, *table.numbers)]
+    head = [_escape(name) for name in (*table.heads, *table.numbers)]
     out = [
         f"% {table.title}",
         r"\begin{tabular}{" + "l" * len(table.heads) + "r" * len(table.numbers) + "}",
@@ -97,11 +97,11 @@ def latex(table: Table) -> str:
     ]
     for texts, entries in table.rows:
         numbers = [_text(entry, "--", r"$\pm$", r"\textbf{{{}}}") for entry in entries]
-        out.append(line([*map(_escaped, texts), *numbers]))
+        out.append(line([*map(_escape, texts), *numbers]))
     return "\n".join([*out, r"\hline", r"\end{tabular}"]) + "\n"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return "".join("\\" + c if c in "_&%#$" else c for c in text)
 
 
@@ -136,25 +136,25 @@ def benchmark_table(cells: Cells) -> Table:
     """One row for each key, with the wall time of a run; a key without runs is a row of dashes."""
     rows = []
     for key, runs in cells.items():
-        found = summary(runs) if runs else None
-        minutes = Entry(found.seconds / 60 if found else None)
-        count = f"{found.seeds} x {found.draws // found.seeds}" if found else "–"
+        whole = summary(runs) if runs else None
+        minutes = Entry(whole.seconds / 60 if whole else None)
+        count = f"{whole.seeds} x {whole.draws // whole.seeds}" if whole else "–"
         texts = (key.dataset, str(key.shots), key.label, count)
-        rows.append((texts, [*_entries(key, found, MEASURES), minutes]))
+        rows.append((texts, [*_entries(key, whole, MEASURES), minutes]))
     heads = ("data set", "shots", "method", "seeds x draws")
     note = "minutes: wall time of one run."
     table = Table("benchmark", "Test", heads, (*MEASURES, "minutes"), rows, note)
     return _with_best(table, within=2, numbers=MEASURES)
 
 
-def _entries(key: Key, found: Summary | None, numbers: Iterable[str]) -> list[Entry]:
-    published = _published(key) or {}
-    mean, std = (found.mean, found.std) if found else ({}, {})
+def _entries(key: Key, whole: Summary | None, numbers: Iterable[str]) -> list[Entry]:
+    published = _paper_numbers(key) or {}
+    mean, std = (whole.mean, whole.std) if whole else ({}, {})
     return [Entry(mean.get(n), std.get(n), published.get(n)) for n in numbers]
 
 
 @functools.cache  # a table asks for every number by itself
-def _published(key: Key) -> Mapping[str, float] | None:
+def _paper_numbers(key: Key) -> Mapping[str, float] | None:
     departures = dict(key.setting)
     if not set(departures) <= set(CHOICES):
         return None
@@ -208,9 +208,9 @@ def paper_tables(cells: Cells) -> list[Table]:
     paper lacks come last, and are left to `benchmark_table` where all methods are compared.
     """
     summaries = {key: summary(runs) for key, runs in cells.items() if runs}
-    found = {key.dataset for key in summaries}
-    published = [name for name in paper()["main"] if name in found]
-    datasets = published + sorted(found - {*published})
+    present = {key.dataset for key in summaries}
+    published = [name for name in paper()["main"] if name in present]
+    datasets = published + sorted(present - {*published})
 
     def ablation(number, what, title, choices):
         return _ablation_table(number, what, title, choices, datasets, summaries)
@@ -229,24 +229,24 @@ def paper_tables(cells: Cells) -> list[Table]:
         for shots in (1, 5, 10, 20)
         for row in ROWS
     ]
-    made = [
+    tables = [
         _from_keys("table2", "Table 2: all methods", ("data set", "method"),
                    tuple(f"{shots}-shot {name}" for shots, name in by_shots), main, summaries),
         ablation(3, "attention", "attention patterns",
-                 _varied("attention", "full", "cross", "self", "alternate", "hybrid")),
+                 _vary("attention", "full", "cross", "self", "alternate", "hybrid")),
         ablation(4, "generator", "what generates features of novel classes",
-                 [("avgan", "avgan", ()), *_varied("generator", "none", "gaussian", "diffusion")]),
-        ablation(5, "modality", "modalities", _varied("modality", "audio", "video", "both")),
+                 [("avgan", "avgan", ()), *_vary("generator", "none", "gaussian", "diffusion")]),
+        ablation(5, "modality", "modalities", _vary("modality", "audio", "video", "both")),
         ablation(6, "condition", "condition of the generator",
-                 _varied("condition", "prototype", "text")),
+                 _vary("condition", "prototype", "text")),
         _from_keys("supplement1", "Supplement, Table 1: all methods",
                    ("data set", "shots", "method"), NUMBERS, supplement, summaries, within=2),
         figure1_table(cells),
     ]
-    return [table for table in made if table.rows]
+    return [table for table in tables if table.rows]
 
 
-def _varied(name: str, *values: str):
+def _vary(name: str, *values: str):
     """(text, method, setting) for AV-Diff with each value of a choice."""
     usual = CHOICES[name][1]
     return [(v, "avdiff", () if v == usual else ((name, v),)) for v in values]
@@ -273,12 +273,12 @@ STEPS = "diffusion.steps"
 
 def sweeps(cells: Cells) -> dict[tuple[str, int], dict[int, Summary]]:
     """(data set, shots) -> T -> AV-Diff's numbers, where at least two T were run."""
-    found: dict[tuple[str, int], dict[int, Summary]] = {}
+    by_place: dict[tuple[str, int], dict[int, Summary]] = {}
     for key, runs in cells.items():
         if key.method == "avdiff" and set(dict(key.setting)) <= {STEPS} and runs:
             steps = runs[0].config["diffusion"]["steps"]
-            found.setdefault((key.dataset, key.shots), {})[steps] = summary(runs)
-    return {place: dict(sorted(by.items())) for place, by in found.items() if len(by) > 1}
+            by_place.setdefault((key.dataset, key.shots), {})[steps] = summary(runs)
+    return {place: dict(sorted(by.items())) for place, by in by_place.items() if len(by) > 1}
 
 
 def figure1_table(cells: Cells) -> Table:
@@ -298,9 +298,9 @@ def figure1(cells: Cells, folder: str | Path) -> list[Path]:
     paths = []
     for (dataset, shots), by_steps in sweeps(cells).items():
         path = Path(folder) / f"figure1-{dataset}-{shots}shot.png"
-        means = {name: [found.mean[name] for found in by_steps.values()] for name in NUMBERS}
+        means = {name: [whole.mean[name] for whole in by_steps.values()] for name in NUMBERS}
         spreads = {
-            name: [found.std.get(name, 0.0) for found in by_steps.values()] for name in NUMBERS
+            name: [whole.std.get(name, 0.0) for whole in by_steps.values()] for name in NUMBERS
         }
         plots.sweep_plot(list(by_steps), means, spreads, "diffusion steps T", path)
         paths.append(path)

@@ -88,7 +88,7 @@ class Checkpoints:
           UserError: it is damaged or of another version.
         """
         args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        metadata = self._restored(number, args, "is damaged").metadata
+        metadata = self._restore(number, args, "is damaged").metadata
         version = metadata.pop("version", 1)
         if version != VERSION:
             raise UserError(
@@ -108,9 +108,9 @@ class Checkpoints:
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._restored(number, args, "does not fit this configuration").state
+        return self._restore(number, args, "does not fit this configuration").state
 
-    def _restored(self, number: int, args: Any, complaint: str) -> Any:
+    def _restore(self, number: int, args: Any, complaint: str) -> Any:
         try:
             return self._manager.restore(number, args=args)
         except (ValueError, KeyError, TypeError, OSError) as error:

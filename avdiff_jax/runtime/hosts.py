@@ -65,10 +65,10 @@ def in_turn(work: Callable):
     """
     if jax.process_count() == 1:
         return work()
-    made, failure = None, None
+    result, failure = None, None
     if not jax.process_index():
         try:
-            made = work()
+            result = work()
         except BaseException as error:  # told to the others before it goes on
             failure = error
     (failed,) = agreed(int(failure is not None))
@@ -76,7 +76,7 @@ def in_turn(work: Callable):
         raise failure
     if failed:
         raise UserError("process 0 could not begin; it says why")
-    return work() if jax.process_index() else made
+    return work() if jax.process_index() else result
 
 
 @contextlib.contextmanager

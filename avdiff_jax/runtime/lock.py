@@ -40,7 +40,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     path = workdir / ".lock"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = _taken(path)
+        file = _take(path)
     except OSError as error:
         raise UserError(
             f"cannot write to --workdir={workdir}: {error.strerror or error}; make space there or "
@@ -59,7 +59,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def _taken(path: pathlib.Path) -> TextIO:
+def _take(path: pathlib.Path) -> TextIO:
     """The open and locked file, with our name in it."""
     with contextlib.ExitStack() as opened:
         while True:
@@ -92,14 +92,14 @@ def _watch(path: pathlib.Path) -> None:
     host, _, number = _holder(path).partition(" ")
     print(f"{path.parent} was last held by process {number} on {host}: watching for "
           f"{WATCH_SECONDS:g} s whether it lives", file=sys.stderr)
-    before, end = _touched(path), time.monotonic() + WATCH_SECONDS
+    before, end = _read_touch(path), time.monotonic() + WATCH_SECONDS
     while time.monotonic() < end:
         time.sleep(min(1, WATCH_SECONDS / 10))
-        if _touched(path) != before:
+        if _read_touch(path) != before:
             raise _in_use(path)
 
 
-def _touched(path: pathlib.Path) -> int:
+def _read_touch(path: pathlib.Path) -> int:
     with path.open() as file:  # network file systems ask the server when a file is opened
         return os.fstat(file.fileno()).st_mtime_ns
 

@@ -82,10 +82,10 @@ def test_overrides_are_set_apart():
 
 def test_a_configuration_is_found_here_before_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert configuration.located("configs/ucf.py:5shot") == f"{ROOT}/configs/ucf.py:5shot"
+    assert configuration.locate("configs/ucf.py:5shot") == f"{ROOT}/configs/ucf.py:5shot"
     Path("configs").mkdir()
     Path("configs/ucf.py").touch()
-    assert configuration.located("configs/ucf.py:5shot") == "configs/ucf.py:5shot"
+    assert configuration.locate("configs/ucf.py:5shot") == "configs/ucf.py:5shot"
 
 
 def test_an_output_is_no_input_of_any_flag(tmp_path, monkeypatch):

@@ -85,14 +85,15 @@ def import_features(
     """
     check(layout, settings)
     read, needs, takes, fixed = LAYOUTS[layout]
-    own = {key: settings.get(key) for key in (*needs, *takes) if key not in (*RATES, "split")}
+    arguments = {key: settings.get(key) for key in (*needs, *takes) if key not in (*RATES, "split")}
     brings_split, progress = layout == "official", Progress(None, "import")
     if brings_split:
-        own["progress"] = progress  # it counts MiB, the others leave it to the store to count clips
-    clips, source = read(own.pop(needs[0]), **own)
-    clips, made = pool_tokens(clips, **pool), []
+        # It counts MiB; the others leave it to the store to count clips.
+        arguments["progress"] = progress
+    clips, source = read(arguments.pop(needs[0]), **arguments)
+    clips, splits = pool_tokens(clips, **pool), []
     if brings_split:
-        clips = watched(clips, source, name, settings["shots"], made)
+        clips = watch_archive(clips, source, name, settings["shots"], splits)
     seconds = {m: settings.get(f"{m}_seconds", fixed.get(m)) for m in MODALITIES}
     progress.total = source.total
     with progress:
@@ -110,11 +111,11 @@ def import_features(
             may_lack_modality=may_lack_modality, video_dtype=video_dtype, notes=source.notes,
             progress=None if brings_split else progress,
         )
-    return report, made[0] if made else None
+    return report, splits[0] if splits else None
 
 
-def watched(
-    clips: Iterable[Clip], source: official.Source, name: str, shots: int, made: list
+def watch_archive(
+    clips: Iterable[Clip], source: official.Source, name: str, shots: int, splits: list
 ) -> Iterator[Clip]:
     """The same clips of a published archive; after the last its split is made and audited, so that
     a bad one stops all before the store is published, and put into `made`."""
@@ -123,6 +124,6 @@ def watched(
         groups[clip.clip_id] = clip.group
         yield clip
     assert source.sets is not None and source.classes is not None  # an archive brings both
-    made.append(split_file.finish(
+    splits.append(split_file.finish(
         source.sets, source.classes, name=name, shots=shots, seed=None, by="official",
         groups=groups))

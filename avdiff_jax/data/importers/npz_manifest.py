@@ -64,7 +64,7 @@ def read_npz(
     n = len(labels)
     ids = _column(files, id_key, n, "--id-key", named)
     if ids is None:
-        ids = _numbered(n)
+        ids = _number_clips(n)
     groups = _column(files, group_key, n, "--group-key", named)
     class_names, numbers = _npz_classes(files, labels, label_key, class_key, ids, named)
     pieces = _npz_pieces(files, {"audio": audio_key, "video": video_key}, n)
@@ -113,10 +113,10 @@ def npz_features(
     flag = f"--{name}-key"
     n = 0 if key is None else len(np.atleast_1d(files.array(_offsets_key(key), flag))) - 1
     pieces = _npz_pieces(files, keys, n)
-    return _column(files, id_key, n, "--id-key", files.named) or _numbered(n), pieces
+    return _column(files, id_key, n, "--id-key", files.named) or _number_clips(n), pieces
 
 
-def _numbered(n: int):
+def _number_clips(n: int):
     return [f"clip{number:0{len(str(n - 1))}d}" for number in range(n)]
 
 

@@ -56,8 +56,8 @@ def published_shots(root: FilePath):
     if not os.path.isdir(folder):
         raise UserError(f"{root} has no folder 'features' and so is no published archive: name the "
                         f"folder that holds 'features' and 'class-split'")
-    found = [re.fullmatch(r"(\d+)-shot", entry) for entry in os.listdir(folder)]
-    return sorted(int(match[1]) for match in found if match)
+    matches = [re.fullmatch(r"(\d+)-shot", entry) for entry in os.listdir(folder)]
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def read_official(
@@ -112,15 +112,15 @@ def _only(
     folder: str, suffix: str, flag: str, prefer: str | None = None, required: bool = True
 ) -> Any:
     """The one file in `folder` that ends in `suffix` (or, among several, in `prefer`)."""
-    found = sorted(entry for entry in (os.listdir(folder) if os.path.isdir(folder) else ())
+    entries = sorted(entry for entry in (os.listdir(folder) if os.path.isdir(folder) else ())
                    if entry.endswith(suffix))
-    if len(found) > 1 and prefer:
-        found = [entry for entry in found if entry.endswith(prefer)] or found
-    if len(found) == 1:
-        return os.path.join(folder, found[0])
-    if not found and not required:
+    if len(entries) > 1 and prefer:
+        entries = [entry for entry in entries if entry.endswith(prefer)] or entries
+    if len(entries) == 1:
+        return os.path.join(folder, entries[0])
+    if not entries and not required:
         return None
-    raise UserError(f"{folder} has {len(found)} files that end in {suffix!r} where 1 is needed: "
+    raise UserError(f"{folder} has {len(entries)} files that end in {suffix!r} where 1 is needed: "
                     f"name it with {flag}")
 
 
@@ -175,7 +175,7 @@ def _published_index(base: str, lists: str, shots: int, spelling: Callable, note
         if os.path.exists(path):
             names = {spelling(line, path) for line in text_files.lines(path, "class list")}
             allowed |= dict.fromkeys(folders, names)
-    parts, found = [], {}
+    parts, classes_of = [], {}
     for set_name, draw, folder in _folders():
         places = [os.path.join(base, modality, folder) for modality in ("audio", "video")]
         audio, video = (_class_files(place, spelling) for place in places)
@@ -186,14 +186,14 @@ def _published_index(base: str, lists: str, shots: int, spelling: Callable, note
                 notes.append(f"left out class {class_name!r} of {folder}, which the class lists do "
                              f"not have there")
                 continue
-            found.setdefault(folder, set()).add(class_name)
+            classes_of.setdefault(folder, set()).add(class_name)
             parts.append(_Part(set_name, draw, class_name, audio[class_name], video[class_name]))
     classes = {
-        "base1": sorted(found.get("stage_1_train_base", ())),
-        "novel1": sorted(found.get("stage_1_train_novel", ())),
-        "novel2": sorted(found.get("stage_2_train_novel", ())),
+        "base1": sorted(classes_of.get("stage_1_train_base", ())),
+        "novel1": sorted(classes_of.get("stage_1_train_novel", ())),
+        "novel2": sorted(classes_of.get("stage_2_train_novel", ())),
     }
-    return parts, sorted(set().union(*found.values())), classes
+    return parts, sorted(set().union(*classes_of.values())), classes
 
 
 def _class_files(place: str, spelling: Callable):

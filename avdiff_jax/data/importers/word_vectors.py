@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data.class_text import listed, near, respelled
+from avdiff_jax.data.class_text import list_names, near, respell
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.files import FilePath
@@ -57,10 +57,10 @@ def name_vectors(
     Raises:
       UserError: an unfit file; or it has no word of a class, each of which is named.
     """
-    words = [words_of(name) for name in respelled(class_names, manual)]
+    words = [words_of(name) for name in respell(class_names, manual)]
     wanted = {word for part in words for word in part}
-    found = _vectors(path, wanted, progress)
-    lacking = wanted - set(found)
+    known = _vectors(path, wanted, progress)
+    lacking = wanted - set(known)
     close_to = _like(path, lacking)
     notes, without = [], {}
     for class_name, part in zip(class_names, words, strict=True):
@@ -68,12 +68,12 @@ def name_vectors(
         if len(close) == len(set(part)):
             without[class_name] = [match for matches in close.values() for match in matches]
         elif close:
-            notes.append(f"class {class_name!r} is averaged without {listed(close)}, for which "
+            notes.append(f"class {class_name!r} is averaged without {list_names(close)}, for which "
                          f"{path} has no vector")
     if without:
         raise UserError(f"{path} has no word of {len(without)} of {len(class_names)} classes: "
-                        f"{listed(without)}: respell them with --text-map or name another file")
-    means = [np.mean([found[word] for word in part if word in found], axis=0) for part in words]
+                        f"{list_names(without)}: respell them with --text-map or name another file")
+    means = [np.mean([known[word] for word in part if word in known], axis=0) for part in words]
     return NamedVectors(np.stack(means).astype(np.float32), notes)
 
 

@@ -72,13 +72,13 @@ def _audit_counts(name: str, part: Part, classes: Mapping[str, list[str]], shots
             f"{' and '.join(HOLDS[part.key])} classes; move them or name the class there"
         )
     for cls in sorted(wanted):
-        found = len(part.clips.get(cls, ()))
-        if part.key in SHOTS and found != shots:
+        count = len(part.clips.get(cls, ()))
+        if part.key in SHOTS and count != shots:
             raise UserError(
-                f"split {name!r} has {found} clips of class {cls!r} in {part.label} but needs "
+                f"split {name!r} has {count} clips of class {cls!r} in {part.label} but needs "
                 f"exactly {shots} shots; change the shots or leave the class out"
             )
-        if not found:
+        if not count:
             raise UserError(
                 f"split {name!r} has no clip of class {cls!r} in {part.label}; give it more clips "
                 "or leave the class out"

@@ -170,18 +170,18 @@ def _named_classes(
     known = {str(name).casefold(): str(name) for name in store.class_names}
     names = []
     for name in wish:
-        found = known.get(str(name).casefold())
-        if found is None:
+        spelled = known.get(str(name).casefold())
+        if spelled is None:
             raise UserError(
                 f"{kind} lists class {name!r} but store {store.name!r} has "
                 f"{len(known)} other classes ({examples(known.values())})"
             )
-        if found not in with_clips:
+        if spelled not in with_clips:
             raise UserError(
                 f"{kind} lists class {name!r}, which has 0 clips in store "
                 f"{store.name!r}; take it off the list"
             )
-        names.append(found)
+        names.append(spelled)
     return names
 
 
@@ -248,7 +248,7 @@ def _deal_groups(request: _Request) -> dict[str, str]:
     held_by = _content(request)
     for order in range(ORDERS):
         dealt = rng(request.seed, f"groups {order}").permutation(sorted(held_by))
-        side_of, held = _dealt(map(str, dealt), held_by, request)
+        side_of, held = _assign_sides(map(str, dealt), held_by, request)
         short = _shortfall(held, request)
         if not short:
             return side_of
@@ -273,20 +273,20 @@ def _content(request: _Request) -> dict[str, Counter]:
     kind_of, needs = request.kind_of, _needs(request.shots)
     held_by: dict[str, Counter] = {}
     for name in sorted(request.clips):
-        own = [request.group(clip) for clip in request.clips[name]]
+        groups = [request.group(clip) for clip in request.clips[name]]
         fewest = len(needs[kind_of[name]])
-        if len(set(own)) < fewest:
+        if len(set(groups)) < fewest:
             raise UserError(
-                f"class {name!r} has clips in {len(set(own))} groups but as a {kind_of[name]} "
+                f"class {name!r} has clips in {len(set(groups))} groups but as a {kind_of[name]} "
                 f"class it needs {fewest} to be held out by group; leave it out, make it another "
                 "kind of class, or hold out clips instead of groups with --by clip"
             )
-        for group in own:
+        for group in groups:
             held_by.setdefault(group, Counter())[name] += 1
     return held_by
 
 
-def _dealt(
+def _assign_sides(
     groups: Iterable[str], held_by: Mapping[str, Counter], request: _Request
 ) -> tuple[dict[str, str], np.ndarray]:
     """Which side each group is on, and [side, class] how many clips that makes.
@@ -318,10 +318,10 @@ def _shortfall(held: np.ndarray, request: _Request) -> str:
     kind_of, needs = request.kind_of, _needs(request.shots)
     for at, name in enumerate(sorted(request.clips)):
         for sides, least in needs[kind_of[name]]:
-            found = int(sum(held[SIDES.index(side), at] for side in sides))
-            if found < least:
+            kept = int(sum(held[SIDES.index(side), at] for side in sides))
+            if kept < least:
                 return (
-                    f"class {name!r} ({kind_of[name]}) keeps {found} clips in its "
+                    f"class {name!r} ({kind_of[name]}) keeps {kept} clips in its "
                     f"{' and '.join(sides)} groups but needs {least}"
                 )
     return ""

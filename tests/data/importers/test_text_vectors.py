@@ -83,9 +83,10 @@ def test_classes_without_text_vector_are_all_named(tmp_path):
 def test_unit_length_and_classes_that_text_cannot_tell_apart():
     tiny = class_text.unit(np.array([[3e-30, 4e-30], [0, -2]], np.float32))
     np.testing.assert_allclose(tiny, [[0.6, 0.8], [0, -1]], rtol=1e-6)
-    assert class_text.twins(["a", "b"], np.array([[0.0, 1], [1, 0]])) is None
-    assert "'a' and 'c' have the same" in class_text.twins(["a", "b", "c"], np.eye(3)[[0, 1, 0]])
-    assert class_text.twins(["a", "b"], np.array([[0.0, 1], [-0.0, 1]])) is not None
+    assert class_text.find_twins(["a", "b"], np.array([[0.0, 1], [1, 0]])) is None
+    remark = class_text.find_twins(["a", "b", "c"], np.eye(3)[[0, 1, 0]])
+    assert "'a' and 'c' have the same" in remark
+    assert class_text.find_twins(["a", "b"], np.array([[0.0, 1], [-0.0, 1]])) is not None
 
 
 def test_written_text_is_read_again(tmp_path):
