@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from avdiff_jax.data.feed import fill, prefetched
+from avdiff_jax.data.feed import AHEAD, fill, prefetched
 from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.windows import ROLES, Lengths, Plan, training_plan
 from avdiff_jax.methods.method import Vars
@@ -31,6 +31,11 @@ PHASES = (
 def dispatch_steps() -> int:
     """Steps of one dispatch: a GPU takes so short for a step that starting them would count."""
     return 20 if devices.on_gpu() else 2
+
+
+def in_a_row(run: Callable, calls: int) -> Callable:
+    """So many calls as one, of which each is sent before the last is done."""
+    return lambda: [run() for _ in range(calls)]
 
 
 class Stopwatch(NamedTuple):
@@ -125,8 +130,11 @@ def streaming(
     def plan(seed):
         return feed.plan(base, context.lengths, config.train.batch, steps, [seed])
 
+    # On a GPU so many that what is read while the large product runs hardly counts.
+    calls = 5 * AHEAD if devices.on_gpu() else 1
     inputs = prefetched(
-        lambda seed: {ROLES[0]: feed.inputs(plan(seed), context.lengths)}, range(SAMPLES + 2)
+        lambda seed: {ROLES[0]: feed.inputs(plan(seed), context.lengths)},
+        range(calls * (SAMPLES + 2)),
     )
     box, key = [state], jax.random.key(0)
 
@@ -135,7 +143,7 @@ def streaming(
         return metrics
 
     phase = watch.phase(
-        "streaming", dispatch, steps, clips=config.train.batch,
+        "streaming", in_a_row(dispatch, calls), steps * calls, clips=config.train.batch,
         needed_gflop=needed(config, "substage1", [plan(0)], sizes),
     )
     inputs.close()
@@ -162,8 +170,10 @@ def evaluation(
         every = Members(np.arange(len(store)), store.labels)
         plan = training_plan(store, every, fixed, config.eval.batch, 1, [0])
         inputs = context.feed.inputs(jax.tree.map(lambda x: x[0], plan), fixed)
+        calls = dispatch_steps() // 2
         return watch.phase(
-            "evaluation", lambda: context.score_batch(variables, inputs, fixed),
+            "evaluation",
+            in_a_row(lambda: context.score_batch(variables, inputs, fixed), calls), calls,
             needed_gflop=needed(config, "evaluation", [plan], sizes), clips=config.eval.batch,
         )
 
@@ -180,8 +190,9 @@ def sampler(
     plan = training_plan(
         context.feed.store, context.stage.base, context.lengths, batch, 1, [0]
     )
+    key, calls = jax.random.key(0), dispatch_steps() // 2
     return watch.phase(
-        "sampler", lambda: generate(variables, labels, jax.random.key(0)),
+        "sampler", in_a_row(lambda: generate(variables, labels, key), calls), calls,
         needed_gflop=needed(config, "sampler", [plan], sizes), clips=batch,
     )
 
