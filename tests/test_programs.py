@@ -41,7 +41,7 @@ def test_no_program_reads_what_a_fingerprint_leaves_out(name):
     """Of the methods that tests share; the rate alone is read, to be an argument."""
     method, info, read = METHODS[name], toy.info(name), set()
     batch = toy.empty(info)
-    variables = jax.eval_shape(partial(method.init, info=info, batch=batch), toy.key(0))
+    variables = jax.eval_shape(partial(method.init, info, batch), toy.key(0))
     state = TrainState(
         variables, jax.eval_shape(partial(fresh_optimisers, method, info, 2), variables),
         jax.ShapeDtypeStruct((), jnp.int32),

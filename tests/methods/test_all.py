@@ -76,11 +76,22 @@ def start(name, info, substage, variables) -> TrainState:
 
 
 @cache
+def fresh(name):
+    """Variables before training, with every parameter away from zero and one."""
+    info = toy.info(name)
+    variables = toy.jit(partial(METHODS[name].init, info, toy.empty(info)))(toy.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), variables.params
+    )
+    return start(name, info, 1, variables.replace(params=params)).vars
+
+
+@cache
 def trained(name):
     """Variables after 200 updates of substage 1."""
     info, method = toy.info(name), METHODS[name]
-    variables = toy.jit(partial(method.init, info, toy.empty(info)))(toy.key(0))
-    state = start(name, info, 1, variables)
+    state = start(name, info, 1, fresh(name))
     if not method.players(info, 1):
         return state.vars
 
@@ -108,6 +119,7 @@ def scorer(name):
     return score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_learns_separable_classes(name):
     batch = toy.draw(toy.key(2), clips=256)
@@ -121,7 +133,7 @@ def test_learns_separable_classes(name):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_padding_changes_no_score(name):
-    variables, batch = trained(name), toy.draw(toy.key(3))
+    variables, batch = fresh(name), toy.draw(toy.key(3))
     scores, stats = scorer(name)(variables, batch)
     again, _ = scorer(name)(variables, toy.longer(batch, 7))
     np.testing.assert_allclose(again, scores, atol=1e-5, rtol=1e-4)
@@ -131,7 +143,7 @@ def test_padding_changes_no_score(name):
 @pytest.mark.parametrize("name", TRAINED)
 def test_padding_changes_no_loss(name):
     """In training, without dropout: losses of all players, and the statistics."""
-    info, method, variables = toy.info(name), METHODS[name], trained(name)
+    info, method, variables = toy.info(name), METHODS[name], fresh(name)
 
     @toy.jit
     def losses(batch):
@@ -154,7 +166,7 @@ def test_padding_changes_no_loss(name):
 )
 def test_frozen_groups_stand_still(name, mode):
     info, method = toy.info(name, train__frozen_mode=mode), METHODS[name]
-    state = start(name, info, 2, trained(name))
+    state = start(name, info, 2, fresh(name))
     before = state.vars
     frozen = method.frozen(info, 2)
     moving = [g for player in method.players(info, 2) for g in player.groups]
