@@ -3,6 +3,7 @@
 Warnings are errors too; pyproject.toml says so and names the exceptions.
 """
 
+import collections
 import importlib.metadata
 import os
 import tempfile
@@ -58,12 +59,14 @@ install_import_hook(
 def pytest_collection_modifyitems(items):
     """Says which tests belong to one worker (pytest-xdist's --dist loadgroup): all that share
     programs, so that each is made once; those of a file, which may share fixtures. Other slow tests
-    go to whichever worker is free."""
+    go to whichever worker is free. The largest group begins."""
     for item in items:
         if {"small_programs", "finished"} & {*item.fixturenames}:
             item.add_marker(pytest.mark.xdist_group("small programs"))
         elif not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: "small_programs" not in item.fixturenames)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -104,16 +107,25 @@ def small_programs():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def compilations() -> collections.Counter[str]:
+    """How many programs of each name the run of `finished` took."""
+    return collections.Counter()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, compilations):
     """(workdir, results, final states, fields read) of a whole run, made once."""
     from avdiff_jax.train import protocol
     from tests import programs, tiny
 
-    workdir, read, made = tmp_path_factory.mktemp("finished") / "run", set(), {}
-    with tiny.small_programs(), programs.share(made), pytest.MonkeyPatch.context() as patch:
+    workdir, read = tmp_path_factory.mktemp("finished") / "run", set()
+    with (
+        # What others have traced would neither read the fields nor be counted.
+        tiny.small_programs(), programs.share(anew=True),
+        programs.count_compilations(compilations), pytest.MonkeyPatch.context() as patch,
+    ):
         # These two read every field, or fields of methods other than theirs.
         patch.setattr(protocol, "check_values", lambda config: None)
         patch.setattr(protocol, "check", lambda config: None)
         results, states = tiny.finish(programs.Recorded(tiny.config(), read), workdir)
-    programs.MADE.update(made)  # none that was there before, which would not have read the fields
     return workdir, results, states, read

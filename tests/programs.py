@@ -9,10 +9,12 @@ import dataclasses
 import functools
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.monitoring
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -86,18 +88,34 @@ def fingerprint(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def share(made: dict[tuple, Callable] | None = MADE) -> Iterator[None]:
+def count_compilations(found: Counter[str]) -> Iterator[None]:
+    """Counts the programs that are compiled or read from the cache, by the name of the function."""
+
+    def heard(event, _, fun_name=None, **__):
+        if event.endswith("backend_compile_duration"):
+            found[fun_name.removeprefix("jit(").removesuffix(")")] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+
+
+@contextlib.contextmanager
+def share(made: dict[tuple, Callable] | None = MADE, anew: bool = False) -> Iterator[None]:
     """The package uses again the programs that it has made inside of this.
 
     Args:
       made: the programs so far, those of the process unless given; None shares nothing.
+      anew: every program is made here, for those who come later.
     """
 
     def shared(function: Callable, *args, **options) -> Callable:
         if made is None:
             return compile_anew(function, *args, **options)
         key = fingerprint((function, args, options))
-        if key not in made:
+        if anew or key not in made:
             made[key] = compile_anew(function, *args, **options)
         return made[key]
 

@@ -104,7 +104,8 @@ def command(words, workdir, *more) -> list[str]:
     changed = {k: v for k, v in choices.fields(config()) if v != common[k]}
     return [
         sys.executable, str(ROOT / "launch" / "main.py"),
-        f"--config=configs/synthetic.py:{SHOTS}shot,{words}", f"--workdir={workdir}",
+        f"--config=configs/synthetic.py:{','.join(filter(None, [f'{SHOTS}shot', words]))}",
+        f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in changed.items()), *more,
     ]
 

@@ -3,7 +3,6 @@
 import json
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,7 @@ import pytest
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.runtime import hosts
-from tests import ROOT, tiny
-
-MAIN = ROOT / "launch" / "main.py"
-SMALL = {
-    "model": ("dim=16", "heads=2", "head_dim=8", "mlp=16", "enc_hidden=16"),
-    "diffusion": ("steps=5", "hidden=16"),
-    "train": ("batch=8", "batches=4", "epochs1=2", "epochs2=2", "steps_per_dispatch=2"),
-    "eval": ("batch=16", "generated=4"),
-}
+from tests import tiny
 
 
 def free_port() -> int:
@@ -30,16 +21,9 @@ def free_port() -> int:
 
 def started(workdir, log, *more):
     """The main job on the tiny world, one CPU device a process."""
-    store, split = tiny.world()
-    small = [f"--config.{group}.{field}" for group in SMALL for field in SMALL[group]]
-    command = [
-        sys.executable, str(MAIN), f"--config=configs/synthetic.py:{tiny.SHOTS}shot",
-        f"--config.data.store={store}", f"--config.data.split={split}",
-        f"--workdir={workdir}", *small, *more,
-    ]
     with log.open("w") as file:
         return subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT,
+            tiny.command("", workdir, *more), stdout=file, stderr=subprocess.STDOUT,
             env={**tiny.quick_environment(), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         )
 
