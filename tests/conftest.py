@@ -56,6 +56,7 @@ install_import_hook(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Says which tests belong to one worker (pytest-xdist's --dist loadgroup): all that share
     programs, so that each is made once; those of a file, which may share fixtures. Other slow tests
