@@ -1,5 +1,4 @@
-"""What launch/speed.py measures and prints, the FLOP count behind it, and the generator of
-dropout's randomness."""
+"""What launch/speed.py measures and prints, and the FLOP count behind it."""
 
 import importlib
 import json
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from avdiff_jax.errors import UserError
-from avdiff_jax.nn.layers import dropout, random_words
 from avdiff_jax.speed import clips, flops, measure, report
 from avdiff_jax.speed.product import Product
 from tests import tiny
@@ -42,57 +40,6 @@ def test_executed_flops_follow_loops():
     assert flops.executed(jax.jit(loop), jnp.ones((2, 3))) == pytest.approx(5 * 2 * 2 * 3 * 3 / 1e9)
 
 
-def kept(key, shape=(64, 256), rate=0.3):
-    return np.asarray(dropout(key, jnp.ones(shape), rate)) > 0
-
-
-def test_dropout_keeps_the_expected_share_and_scale(key):
-    for rate in (0.1, 0.2, 0.5, 0.9):
-        x = np.asarray(dropout(key, jnp.ones((512, 512)), rate))
-        share, count = (x > 0).mean(), x.size
-        assert abs(share - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / count)
-        np.testing.assert_allclose(x[x > 0], 1 / (1 - rate), rtol=1e-6)
-
-
-def test_random_words_are_uniform_in_every_bit(key):
-    words = np.asarray(random_words(key, (1024, 256)))
-    bits = np.unpackbits(words.view(np.uint8)).reshape(-1, 32).mean(0)
-    assert np.abs(bits - 0.5).max() < 5 * 0.5 / np.sqrt(words.size)
-    counts = np.bincount((words >> 20).ravel(), minlength=4096)
-    chi2 = ((counts - words.size / 4096) ** 2 / (words.size / 4096)).sum()
-    assert abs(chi2 - 4095) < 5 * np.sqrt(2 * 4095)
-
-
-def test_dropout_is_independent_across_positions_keys_and_shapes(key):
-    """Correlations of masks at all small distances, of neighbouring keys, of rows, are noise."""
-    mask = kept(key, (512, 512))
-    centred = (mask - mask.mean()).ravel()
-    scale = centred.var() * np.sqrt(centred.size)
-    for lag in [*range(1, 70), 256, 511, 512, 513, 1024, 4096, 65536]:
-        assert abs((centred[:-lag] * centred[lag:]).sum() / scale) < 5, lag
-    keys = [*jax.random.split(key, 12), *(jax.random.fold_in(key, 100 + i) for i in range(12))]
-    masks = np.stack([kept(k).ravel() for k in keys]).astype(float)
-    off = np.corrcoef(masks) - np.eye(len(keys))
-    assert np.abs(off).max() < 5 / np.sqrt(masks.shape[1])
-    raw = [jax.random.wrap_key_data(jnp.array(d, jnp.uint32))
-           for d in ([0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [2, 0], [0, 1 << 31], [1 << 31, 0])]
-    masks = np.stack([kept(k).ravel() for k in raw]).astype(float)
-    off = np.corrcoef(masks) - np.eye(len(raw))
-    assert np.abs(off).max() < 5 / np.sqrt(masks.shape[1])
-
-
-def test_dropout_draws_are_a_function_of_the_global_position(key):
-    """The same on one device and with the rows split over two."""
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from avdiff_jax.runtime import devices
-
-    split = NamedSharding(devices.mesh(), PartitionSpec("data"))
-    x = jnp.ones((8, 5, 7))
-    run = jax.jit(lambda x: dropout(key, x, 0.4))
-    np.testing.assert_array_equal(run(x), run(jax.device_put(x, split)))
-
-
 SIZES = flops.Sizes(8, 12, 14, 8)
 
 
@@ -104,6 +51,7 @@ def watch(monkeypatch):
     return measure.Stopwatch(Product(64, lambda: a @ a))
 
 
+@pytest.mark.slow
 def test_a_small_report(watch):
     with tiny.quick_compilation():
         found = measure.measure(tiny.config(), SIZES, ragged=True, watch=watch)
