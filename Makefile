@@ -11,7 +11,7 @@ REQUIREMENTS ?=
 PYTEST_ARGS ?=
 # More workers than this cost more memory than they save time. Which tests go together is said in
 # tests/conftest.py.
-PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadgroup
+PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed

@@ -56,18 +56,20 @@ install_import_hook(
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Says which tests belong to one worker (pytest-xdist's --dist loadgroup): all that share
-    programs, so that each is made once; those of a file, which may share fixtures. Other slow tests
-    go to whichever worker is free. The largest group begins."""
-    for item in items:
-        if {"small_programs", "finished"} & {*item.fixturenames}:
-            item.add_marker(pytest.mark.xdist_group("small programs"))
-        elif not item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: "small_programs" not in item.fixturenames)
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Says which tests belong to one worker: those of the files that share programs, so that each
+    is made once; those of a file, which may share fixtures; in robustness/ each for itself."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPrograms(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            if "small_programs" in (ROOT / path).read_text():
+                return "small programs"
+            return nodeid if path.startswith("tests/robustness/") else path
+
+    return ByPrograms(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)
