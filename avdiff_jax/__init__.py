@@ -7,6 +7,10 @@
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from avdiff_jax.inference.model import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]

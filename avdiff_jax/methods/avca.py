@@ -6,6 +6,8 @@ The published running statistics of the encoders' second BatchNorm are nearly th
 batch; here they are averaged as everywhere else.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -165,7 +167,7 @@ def compute_auxiliary(
     rebuilt: ByModality,
     other: Int[Array, " b"],
     exists: Bool[Array, " b"],
-) -> dict[str, jax.Array]:
+) -> dict[str, Any]:
     """Computes AVCA's own losses, each a mean over the batch.
 
     Args:
@@ -205,11 +207,12 @@ def loss(
     phi, attended = shared
     k_output, k_other = jax.random.split(key)
     w = jnp.asarray(info.text)[batch.label]
-    (logits, *spaces), stats = apply_groups(
+    (logits, theta, rho, rebuilt), stats = apply_groups(
         build_output(info), OUTPUT, variables, attended, w, train=True, key=k_output
     )
     total, metrics = judge_real(logits, batch.label)
-    metrics |= compute_auxiliary(w, phi, *spaces, *negatives(k_other, batch.label))
+    other, exists = negatives(k_other, batch.label)
+    metrics |= compute_auxiliary(w, phi, theta, rho, rebuilt, other, exists)
     for name in ("reconstruction", "triplets", "regression"):
         total = total + AUXILIARY * metrics[name]
     return total, (stats, {"loss": total, **metrics})

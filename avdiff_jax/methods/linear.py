@@ -82,12 +82,12 @@ def fit_regression(
     """
     n, classes = len(rows), labels.max() + 1
     weights = (n / (classes * np.bincount(labels)))[labels]
-    rows, basis = jnp.asarray(rows, jnp.float32), None
-    if rows.shape[1] > n:
-        basis, r = jnp.linalg.qr(rows.T)
-        rows = r.T
+    points, basis = jnp.asarray(rows, jnp.float32), None
+    if points.shape[1] > n:
+        basis, r = jnp.linalg.qr(points.T)
+        points = r.T
     w, bias = compiled_fit(precision)(
-        rows, jnp.asarray(labels), jnp.asarray(weights, jnp.float32), int(classes)
+        points, jnp.asarray(labels), jnp.asarray(weights, jnp.float32), int(classes)
     )
     return (w if basis is None else product("dn,nc->dc", basis, w)), bias
 

@@ -21,8 +21,7 @@ ByModality = dict[str, jax.Array]  # keys "audio" and "video", or one of them
 Features = Any  # an array or a tree of arrays, [B, ...] each
 
 
-@struct.dataclass
-class Vars:
+class Vars(struct.PyTreeNode):
     """The variables of a method.
 
     params: trained arrays; the top-level keys are the parameter groups.
@@ -131,7 +130,7 @@ def main_player(info: Info, groups: tuple[str, ...], loss: Callable) -> Player:
     return Player("main", groups, loss, 1, train.learning_rate, (0.9, 0.999), train.weight_decay)
 
 
-def with_params(variables: Vars, moved: dict) -> Vars:
+def with_params(variables: Vars, moved: Any) -> Vars:
     """The variables with the parameter groups `moved` in the place of their own."""
     return variables.replace(params={**variables.params, **moved})
 

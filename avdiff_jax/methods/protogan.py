@@ -25,6 +25,7 @@ from avdiff_jax.methods.shared import gan as gans
 from avdiff_jax.methods.shared.gan import BENCHMARK, LEAKY, LINEAR, MLP, RELU, Gan, cosine_embedding
 from avdiff_jax.methods.shared.heads import HEAD, apply_head, build_head, judge_real, scores
 from avdiff_jax.methods.shared.prototypes import average_classes, average_clips
+from avdiff_jax.nn.layers import apply_params
 
 COSINE, PROTOTYPE = 0.1, 0.01  # weights of the generator's two losses besides the critic's
 
@@ -76,7 +77,7 @@ def decoder_loss(
     info: Info, variables: Vars, x: jax.Array, batch: Labelled, key: jax.Array, role: str
 ):
     """The squared distance of what the decoder makes of a real clip from its class's prototype."""
-    prototype = build_decoder(info).apply({"params": variables.params["aux"]}, x)
+    prototype = apply_params(build_decoder(info), variables.params["aux"], x)
     total = squared_error(prototype, variables.buffers["condition"][batch.label]).mean()
     return total, (variables.stats, {"loss": total})
 
@@ -93,7 +94,7 @@ def generator_loss(
     matched = jnp.ones(labels.shape, bool)
     cosine = cosine_embedding(fake, x, matched).mean()
     cosine = cosine + mean_where(cosine_embedding(fake, x[other], ~matched), exists)
-    prototype = build_decoder(info).apply({"params": variables.params["aux"]}, fake)
+    prototype = apply_params(build_decoder(info), variables.params["aux"], fake)
     metrics = {
         "adversarial": -gans.bind_critic(gan, variables, labels)(fake).mean(),
         "cosine": cosine,

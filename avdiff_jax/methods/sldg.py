@@ -2,6 +2,8 @@
 Gaussian bumps over relative time whose place and width are learned; audio takes the place of
 optical flow, and the two streams meet in the logits. All sizes are ours."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -108,7 +110,9 @@ def features(info: Info, variables: Vars, batch: Batch, key: jax.Array, train: b
     )
 
 
-def classify(info: Info, variables: Vars, pooled: ByModality, key: jax.Array | None):
+def classify(
+    info: Info, variables: Vars, pooled: ByModality, key: jax.Array | None
+) -> tuple[jax.Array, ByModality, Any]:
     """Applies the heads to the pooled streams, in evaluation mode without a key.
 
     Returns:
@@ -117,7 +121,8 @@ def classify(info: Info, variables: Vars, pooled: ByModality, key: jax.Array | N
     logits, stats = apply_groups(
         build_heads(info), HEAD, variables, pooled, train=key is not None, key=key
     )
-    return sum(logits.values()) / len(logits), logits, stats
+    total: Any = sum(logits.values())
+    return total / len(logits), logits, stats
 
 
 def loss(

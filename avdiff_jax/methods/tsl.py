@@ -27,7 +27,7 @@ from avdiff_jax.methods.method import (
 from avdiff_jax.methods.shared import gan as gans
 from avdiff_jax.methods.shared.gan import LEAKY, LINEAR, MLP, RELU, Gan, kl_divergence
 from avdiff_jax.methods.shared.heads import apply_groups, judge_real
-from avdiff_jax.nn.layers import EmbeddingNet
+from avdiff_jax.nn.layers import EmbeddingNet, apply_params
 from avdiff_jax.nn.trunk import scaled
 
 SEGMENTS = 10
@@ -138,11 +138,11 @@ def generator_loss(
     k_z, k_noise = jax.random.split(key)
     x, labels = flatten(x, batch.label)
     text = variables.buffers["condition"][labels]
-    code = build_encoder(info).apply({"params": variables.params["aux"]}, x, text)
+    code = apply_params(build_encoder(info), variables.params["aux"], x, text)
     mean, log_variance = jnp.split(code, 2, axis=-1)
     z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(k_noise, mean.shape)
     gan = build_gan(info)
-    rebuilt = gan.generator.apply({"params": variables.params["gen"]}, z, text)
+    rebuilt = apply_params(gan.generator, variables.params["gen"], z, text)
     critic = gans.bind_critic(gan, variables, labels)
     fake = gans.synthesize(gan, variables, labels, k_z)
     metrics = {
@@ -156,7 +156,7 @@ def generator_loss(
 
 def classify(info: Info, variables: Vars, x: jax.Array) -> jax.Array:
     """Applies the classifier to segment features [..., dim]; returns logits [..., C]."""
-    return build_classifier(info).apply({"params": variables.params["cls"]}, x)
+    return apply_params(build_classifier(info), variables.params["cls"], x)
 
 
 def loss(info: Info, variables: Vars, x: jax.Array, batch: Labelled, key: jax.Array, role: str):

@@ -6,6 +6,7 @@ nothing, the second counts valid tokens only, so that results do not depend on t
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,11 @@ from jaxtyping import Array, Bool, Float, UInt32
 from avdiff_jax.runtime.compiling import product_precision
 
 EPS = 1e-5
+
+
+def apply_params(module: nn.Module, params: Any, *args, method: str | None = None) -> Any:
+    """Applies a linen module that has parameters alone, without dropout and statistics."""
+    return module.apply({"params": params}, *args, method=method)
 
 
 def _uniform(bound):

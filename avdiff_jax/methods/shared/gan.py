@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from avdiff_jax.methods.method import Features, Info, Labelled, Player, Vars
+from avdiff_jax.nn.layers import apply_params
 
 PENALTY = 10.0  # weight of the gradient penalty, as published
 
@@ -103,14 +104,14 @@ def synthesize(gan: Gan, variables: Vars, labels: jax.Array, key: jax.Array) -> 
     """Generates features [n, d] of the classes `labels` [n]."""
     z = jax.random.normal(key, (len(labels), gan.noise))
     condition = variables.buffers["condition"][labels]
-    return gan.generator.apply({"params": variables.params["gen"]}, z, condition)
+    return apply_params(gan.generator, variables.params["gen"], z, condition)
 
 
 def bind_critic(gan: Gan, variables: Vars, labels: jax.Array) -> Callable:
     """The critic's function of features [n, d] -> [n], given their classes."""
     condition = variables.buffers["condition"][labels]
-    params = {"params": variables.params["critic"]}
-    return lambda x: gan.critic.apply(params, x, condition)[:, 0]
+    params = variables.params["critic"]
+    return lambda x: apply_params(gan.critic, params, x, condition)[:, 0]
 
 
 def make_player(

@@ -1,5 +1,7 @@
 """Projnet and CLnet on a fused token, and the little that all classifying methods share."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import Info, Labelled, Vars
-from avdiff_jax.nn.layers import Head, Linear
+from avdiff_jax.nn.layers import Head, Linear, apply_params
 from avdiff_jax.nn.trunk import Encoders, modalities
 
 HEAD = ("proj", "cls")
@@ -42,10 +44,12 @@ def apply_groups(
         "params": {g: params[g] for g in groups},
         "stats": {g: stats[g] for g in groups if g in stats},
     }
-    out, updated = module.apply(
+    applied: Any = module.apply(
         collections, *args, train, method=method,
-        rngs={"dropout": key} if train else {}, mutable=["stats"] if train else [],
+        rngs={"dropout": key} if train and key is not None else {},
+        mutable=["stats"] if train else [],
     )
+    out, updated = applied
     return out, {**stats, **updated.get("stats", {})}
 
 
@@ -69,7 +73,7 @@ def apply_head(info: Info, variables: Vars, token: jax.Array, key: jax.Array | N
 def classify(info: Info, variables: Vars, c_o: jax.Array) -> jax.Array:
     """Applies CLnet to c_o [..., width]; returns logits [..., C]."""
     params = {"cls": variables.params["cls"]}
-    return build_head(info).apply({"params": params}, c_o, method="classify")
+    return apply_params(build_head(info), params, c_o, method="classify")
 
 
 class Classifiers(nn.Module):

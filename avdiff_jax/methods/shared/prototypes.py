@@ -1,6 +1,7 @@
 """Class prototypes: what a class looks like on average, in the space of the input."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def average_classes(
         return one_hot.sum(1), product("cb,bd->cd", one_hot, x), square
 
     compiled = compile_function(sum_up, info.config.device.precision)
-    totals = [0.0, 0.0, 0.0]  # in float64: the variance is a difference of large sums
+    totals: list[Any] = [0.0, 0.0, 0.0]  # in float64: the variance is a difference of large sums
     for batch in batches:
         parts = fetch(compiled(batch))
         totals = [a + b.astype(np.float64) for a, b in zip(totals, parts, strict=True)]
