@@ -57,7 +57,7 @@ def agreed(*numbers: int) -> tuple[int, ...]:
     return tuple(multihost_utils.process_allgather(np.array(numbers)).max(0).tolist())
 
 
-def in_turn(work: Callable):
+def in_turn(work: Callable[[], Any]) -> Any:
     """`work()` in the first process, then in the others, which find what it made.
 
     Raises:

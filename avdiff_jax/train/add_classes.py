@@ -57,7 +57,8 @@ def add_classes(
         ids = [f"{name}/{i}" for i, name in enumerate(names)]
     clips = list(stream.of_arrays(audio, video, ids))
     labels = np.array([len(model.info.classes) + new.index(name) for name in names], np.int32)
-    old, features = model.examples, model.features(clips)
+    old, features, grow = model.examples, model.features(clips), model.method.grow
+    assert old is not None and grow is not None  # `check_request` has looked
     examples = Examples(
         np.concatenate([old.features, features]), np.concatenate([old.labels, labels]),
         np.concatenate([old.clips, np.array(ids, str)]),
@@ -67,9 +68,7 @@ def add_classes(
     k_grow, k_train = jax.random.split(key)
     grown = dataclasses.replace(
         model, info=info, kinds=model.kinds + (ADDED,) * len(new), examples=examples,
-        vars=model.method.grow(
-            info, model.vars, lambda: iterate_batches(model, clips, labels), k_grow
-        ),
+        vars=grow(info, model.vars, lambda: iterate_batches(model, clips, labels), k_grow),
     )
     return dataclasses.replace(grown, vars=train_on_examples(grown, k_train, seed))
 
@@ -206,7 +205,7 @@ def compare_models(
         "new classes, against all few-shot ones": (new, ~base),
         "new classes, against each other": (new, new),
     }
-    old = np.flatnonzero(labels < known)
+    old = np.flatnonzero(labels < known).tolist()
     scores = {
         before: before.scores([audio[i] for i in old], [video[i] for i in old]),
         after: after.scores(audio, video),

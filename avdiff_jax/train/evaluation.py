@@ -9,6 +9,7 @@ import numpy as np
 
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import stages
+from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
@@ -22,7 +23,7 @@ from avdiff_jax.train.scoring import prepare_scorer
 
 
 def evaluate(
-    models: Mapping[int, Trained], store: Store, split: dict | None, folder: Path
+    models: Mapping[int, Trained], store: Store, split: Split | None, folder: Path
 ) -> dict:
     """Measures finished models by draw; writes the files that a run writes about its test.
 
@@ -73,7 +74,9 @@ def measure_model(model: Trained, store: Store, members: Members) -> Measurement
     return measure_members(scorer, variables, members, model.gamma)
 
 
-def find_test_members(model: Trained, store: Store, split: dict | None, draw: int) -> Members:
+def find_test_members(
+    model: Trained, store: Store, split: Split | None, draw: int
+) -> Members:
     """Finds the test clips, labelled as the model numbers its classes.
 
     Raises:

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh
@@ -22,8 +23,7 @@ from avdiff_jax.runtime import devices
 from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members
 
 
-@struct.dataclass
-class Fused:
+class Fused(struct.PyTreeNode):
     """A batch in the place of `Batch`.
 
     features: what `Method.features` makes of B clips, [B, ...]; label [B].
@@ -33,8 +33,7 @@ class Fused:
     label: jax.Array
 
 
-@struct.dataclass
-class Rows:
+class Rows(struct.PyTreeNode):
     """A plan in the place of `Plan`: rows of the cache and labels, [..., B]."""
 
     row: np.ndarray
@@ -74,7 +73,7 @@ class FeatureCache:
     @staticmethod
     def batch(data: Any, inputs: Rows, lengths: Lengths) -> Fused:
         """Returns the batch of `inputs` [B]. It runs inside jit."""
-        return Fused(jax.tree.map(lambda x: x[inputs.row], data), inputs.label)
+        return Fused(jax.tree.map(lambda x: x[inputs.row], data), jnp.asarray(inputs.label))
 
 
 def cache_members(

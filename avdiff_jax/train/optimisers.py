@@ -15,8 +15,7 @@ from avdiff_jax.runtime.compiling import compile_function
 CUT = 0.1  # what a rate is multiplied by where it is cut
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Variables, one optimiser state per player, and updates made in this substage."""
 
     vars: Vars
@@ -71,7 +70,7 @@ def carried_optimisers(method: Method, info: Info, substage: int, vars: Vars, ol
     """
     fresh = fresh_optimisers(method, info, substage, vars)
 
-    def keep(new, before):
+    def keep(new: Any, before: Any) -> Any:
         if isinstance(new, dict):
             return {k: keep(v, before[k]) for k, v in new.items()}
         if isinstance(new, tuple):

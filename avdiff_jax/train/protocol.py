@@ -12,6 +12,7 @@ from avdiff_jax.cli.choices import check_values
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.of_config import open_data
 from avdiff_jax.data.splits import stages as stage_sets
+from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.splits.stages import Stage
 from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
@@ -122,7 +123,7 @@ def claim_and_open(
     return hosts.in_turn(begin)
 
 
-def choose_stage(config: ConfigDict, split: dict, store: Store, number: int) -> Stage:
+def choose_stage(config: ConfigDict, split: Split, store: Store, number: int) -> Stage:
     """Returns the clips of a stage; as a control, with training labels at random."""
     stage = stage_sets.stage(split, store, number)
     if not config.data.shuffle_labels:
@@ -165,7 +166,7 @@ def restore_draws(
         with last(phase) as manager:
             number = manager.latest()
             metadata = manager.metadata(number) if number is not None else {"finished": False}
-            if not metadata["finished"]:
+            if number is None or not metadata["finished"]:
                 raise UserError(
                     f"{manager.folder} holds no finished training: run stage 2 first (--run=stage2)"
                 )

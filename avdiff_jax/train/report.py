@@ -184,7 +184,8 @@ def write_curve(folder: Path, draw: int, measurement: Measurement, is_base: np.n
     curve = metrics.curve(measurement.scores, measurement.members.labels, is_base)
     chosen = measurement.point.B, measurement.point.N
     plots.curve_plot(curve.B, curve.N, chosen, folder / "plots" / f"curve-draw{draw}.png")
-    rows = zip(*curve, metrics.harmonic_mean(curve.B, curve.N), strict=True)
+    means = np.asarray(metrics.harmonic_mean(curve.B, curve.N))
+    rows = zip(*curve, means, strict=True)
     write_csv(folder / f"curve-draw{draw}.csv", ("gamma", "B", "N", "HM"), rows)
 
 

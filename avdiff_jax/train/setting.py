@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,8 +90,8 @@ def plan_epoch(setting: Setting, epoch: int) -> dict[str, Any]:
 
 def make_dropout_key(config: ConfigDict, phase: Phase) -> jax.Array:
     """Makes the root of all random draws on the device in a substage."""
-    key = jax.random.key(config.seed)
-    for number in phase:
+    key, place = jax.random.key(config.seed), cast(tuple[int, int, int], phase)
+    for number in place:
         key = jax.random.fold_in(key, number)
     return key
 

@@ -19,8 +19,11 @@ class Source(Protocol):
       streamed.
     """
 
-    mesh: Mesh
-    data: Any
+    @property
+    def mesh(self) -> Mesh: ...
+
+    @property
+    def data(self) -> Any: ...
 
     def steps(self, lengths: Lengths, batch: int, wanted: int, total: int) -> int:
         """Returns how many of the `total` steps of an epoch one dispatch makes: a divisor of

@@ -132,6 +132,11 @@ class SubstageRun:
         self.begun = self.record  # of the epoch, or of this process where it is later
         self.read_at = self.saved_at = time.monotonic()
 
+    @property
+    def dispatch_steps(self) -> int:
+        """Steps of a dispatch; 0 for a method that trains nothing."""
+        return self.record.steps or 0
+
     def train(self) -> None:
         """Runs all dispatches that are left."""
         record, batches = self.record, self.config.batches
@@ -165,7 +170,7 @@ class SubstageRun:
         and with them the plans of the next epoch, meanwhile."""
         if not self.setting.trains:
             return
-        record, setting, steps = self.record, self.setting, self.record.steps
+        record, setting, steps = self.record, self.setting, self.dispatch_steps
         places = [
             Place(epoch, first)
             for epoch in range(record.epoch, self.schedule.epochs)
@@ -192,7 +197,7 @@ class SubstageRun:
             self.state, metrics = self.setting.program(
                 self.state, self.setting.source.data, inputs, self.key
             )
-        ends = place.first + self.record.steps == self.config.batches
+        ends = place.first + self.dispatch_steps == self.config.batches
         # The next dispatch overwrites the state, which is measured and saved meanwhile.
         return Dispatch(place, metrics, copy_tree(self.state) if ends else None)
 
@@ -207,12 +212,12 @@ class SubstageRun:
         before, now = self.record.sums or dict.fromkeys(metrics, 0.0), time.monotonic()
         self._update(
             sums={name: before[name] + float(values.sum()) for name, values in metrics.items()},
-            step=place.first + self.record.steps,
+            step=place.first + self.dispatch_steps,
             seconds=self.record.seconds + now - self.read_at,
         )
         self.read_at = now
         shown = min(name for name in metrics if name.endswith("main/loss"))
-        self.progress.step(self.record.steps, f"loss {metrics[shown].mean():.3f}")
+        self.progress.step(self.dispatch_steps, f"loss {metrics[shown].mean():.3f}")
         if dispatch.ended:
             self.finish_epoch(dispatch.ended)
 
@@ -307,7 +312,7 @@ def check_finite(
     first, name = min(
         ((bad[0], name) for name, values in metrics.items()
          if (bad := np.flatnonzero(~np.isfinite(values))).size),
-        default=(None, None),
+        default=(0, ""),
     )
     if name:
         raise UserError(
