@@ -14,6 +14,7 @@ from avdiff_jax.methods.shared import trunk_methods
 from avdiff_jax.methods.shared.heads import apply_head, classify, embed, judge_real, scores
 from avdiff_jax.methods.shared.prototypes import average_classes, average_prototypes
 from avdiff_jax.methods.shared.trunk_methods import features
+from avdiff_jax.nn.layers import apply_params
 from avdiff_jax.runtime import devices
 
 TRUNK = trunk_methods.TRUNK
@@ -95,8 +96,8 @@ def generate(
     config, s = info.config.diffusion, _schedule(info)
     shape = len(labels), info.config.model.width
     condition = variables.buffers["condition"][labels]
-    prepared = _predictor(info, variables).apply(
-        {"params": variables.params["gen"]}, condition, method="prepared"
+    prepared = apply_params(
+        _predictor(info, variables), variables.params["gen"], condition, method="prepared"
     )
     rate = config.dropout if train else 0.0
 
