@@ -1,90 +1,88 @@
-"""One line on stderr that says how far a long piece of work is and when it ends."""
+"""How far a long piece of work is: a bar on a terminal, a widget in a notebook, lines in a log."""
 
 import sys
-import time
+from types import TracebackType
+from typing import IO
 
+from tqdm import auto
+
+IN_NOTEBOOK = auto.notebook_tqdm is not auto.std_tqdm
 REFRESH_SECONDS = 0.25  # on a terminal: about four updates a second, whatever the step rate
-PLAIN_SECONDS = 30.0  # in a log file: a line now and then
-BAR_WIDTH = 24  # characters
+LOG_SECONDS = 30.0  # in a log file: a line now and then, none for what is over before
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+COUNT = "{desc}: {n_fmt} [{elapsed}{postfix}]"  # where there is no total
 
 
-class Progress:
+class Progress(auto.tqdm):
     """A progress bar with an estimate of the time left.
 
-    `with Progress(total, label) as p: p.step(n, note="loss 0.31")`. On a terminal the line
-    is redrawn in place; elsewhere (log file, CI) a plain line appears every half minute.
-    `total` may be None where nobody knows it. Showing progress never fails the work: a
-    closed stderr silences it, and so does `shown = False`, for processes that keep still.
+    `with Progress(total, label) as p: p.step(n, note="loss 0.31")`. `total` may be None where
+    nobody knows it, and be set later. A block that ends well ends at 100 %, early or not. Showing
+    progress never fails the work: a closed stderr silences it, and so does `shown = False`, for
+    processes that keep still.
     """
 
     shown = True
+    monitor_interval = 0  # no thread of tqdm's
 
-    def __init__(self, total, label, stream=None, clock=time.monotonic):
-        self.total, self.label = total, label
-        self.done, self.note = 0, ""
-        stream = sys.stderr if stream is None else stream
-        self._stream = stream if self.shown and not getattr(stream, "closed", False) else None
-        self._clock = clock
-        self._start = clock()
-        self._terminal = bool(getattr(self._stream, "isatty", lambda: False)())
-        self._last = self._start if not self._terminal else -float("inf")
-        self._width = 0  # characters of the line on screen, to blank out a longer predecessor
+    def __init__(self, total: int | None, label: str, stream: IO[str] | None = None):
+        lines = _Lines(sys.stderr if stream is None else stream)
+        logged = not lines.isatty() and not IN_NOTEBOOK
+        super().__init__(
+            total=total, desc=label, file=lines, disable=not self.shown,
+            mininterval=LOG_SECONDS if logged else REFRESH_SECONDS,
+            delay=LOG_SECONDS if logged else 0, miniters=0, smoothing=0.1, dynamic_ncols=True,
+        )
 
-    def __enter__(self):
-        return self
+    @property
+    def format_dict(self) -> dict:
+        """What tqdm formats a line from."""
+        return {**super().format_dict, "bar_format": BAR if self.total else COUNT}
 
-    def __exit__(self, *_):
-        if self._terminal:
-            self._write(self._line() + "\n", redraw=True)
-        elif self._last > self._start:  # a log that saw the start also wants to see the end
-            self._write(self._line() + "\n")
-
-    def step(self, n=1, note=None):
+    def step(self, n: int = 1, note: str | None = None) -> None:
         """Counts `n` more units of work; `note` (short text) stays until it is replaced."""
-        self.done += n
         if note is not None:
-            self.note = note
-        now = self._clock()
-        if now - self._last < (REFRESH_SECONDS if self._terminal else PLAIN_SECONDS):
-            return
-        self._last = now
-        self._write(self._line() + ("" if self._terminal else "\n"), redraw=self._terminal)
+            self.set_postfix_str(note, refresh=False)
+        self.update(n)
 
-    def _line(self):
-        spent = self._clock() - self._start
-        rate = self.done / spent if spent > 0 else 0.0
-        parts = [self.label]
-        if self.total:
-            share = min(self.done / self.total, 1.0)
-            filled = round(share * BAR_WIDTH)
-            parts.append(f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {100 * share:3.0f} %")
-            parts.append(f"{self.done}/{self.total}")
-        else:
-            parts.append(str(self.done))
-        parts.append(clock_text(spent))
-        if self.total and 0 < self.done < self.total and rate:
-            parts.append(f"left {clock_text((self.total - self.done) / rate)}")
-        if self.note:
-            parts.append(self.note)
-        return "  ".join(parts)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and self.total and self.n:
+            self.total = self.n
+            if IN_NOTEBOOK and not self.disable:
+                self.container.children[1].max = self.n
+        super().__exit__(kind, error, trace)
 
-    def _write(self, text, redraw=False):
-        if self._stream is None:
-            return
-        if redraw:
-            body = text.rstrip("\n")
-            padded = body.ljust(self._width)
-            self._width = len(body)
-            text = "\r" + padded + text[len(body):]
+
+class _Lines:
+    """What tqdm writes to: a terminal as it is, or anything else in whole lines. A stream that is
+    not there, is closed or fails is left alone."""
+
+    def __init__(self, stream: IO[str] | None):
+        self._stream = stream
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        try:
+            return bool(self._stream.isatty())
+        except (AttributeError, ValueError):  # none, or a closed one
+            return False
+
+    def write(self, text: str) -> None:
+        """Writes one state of the bar."""
+        if not self.isatty():
+            text = text.strip("\r\n ")
+            text += "\n" if text else ""
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # closed pipe or closed file
+        except (AttributeError, OSError, ValueError):
             self._stream = None
 
+    def flush(self) -> None:
+        """Nothing: `write` has done it."""
 
-def clock_text(seconds):
-    """Seconds -> "0:07", "12:30" or "3:05:09"."""
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)

@@ -1,66 +1,112 @@
+"""Bars on terminals, lines in logs, silence where nobody listens."""
+
+import io
+
 import pytest
 
-from avdiff_jax.runtime.progress import Progress, clock_text
+from avdiff_jax.runtime.progress import Progress
 
 
-class Screen:
-    def __init__(self, terminal):
-        self.text, self.terminal = "", terminal
+class Screen(io.StringIO):
+    """A terminal that keeps what it was shown."""
 
     def isatty(self):
-        return self.terminal
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
+        return True
 
 
-class Clock:
-    def __init__(self):
-        self.now = 0.0
+@pytest.fixture
+def clock(monkeypatch):
+    """A function that lets so many seconds pass."""
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
 
-    def __call__(self):
-        return self.now
+    def wait(seconds):
+        now[0] += seconds
+
+    return wait
 
 
-@pytest.mark.parametrize("terminal, least, most", [(True, 36, 42), (False, 0, 1)])
-def test_progress_draws_a_few_times_a_second(terminal, least, most):
-    screen, clock = Screen(terminal), Clock()
-    with Progress(1000, "work", screen, clock) as progress:
+@pytest.mark.parametrize("stream, least, most", [(Screen, 36, 44), (io.StringIO, 0, 0)])
+def test_a_few_times_a_second_on_a_terminal_and_nothing_short_in_a_log(stream, least, most, clock):
+    screen = stream()
+    with Progress(1000, "work", screen) as progress:
         for _ in range(1000):
-            clock.now += 0.01  # ten seconds in all
+            clock(0.01)  # ten seconds in all
             progress.step(note="loss 0.3")
-    lines = screen.text.count("\r") if terminal else screen.text.count("\n")
-    assert least <= lines <= most
-    if terminal:
-        assert "1000/1000" in screen.text and "loss 0.3" in screen.text
-        assert screen.text.endswith("\n")
+    assert least <= screen.getvalue().count("\r") <= most
+    if least:
+        assert screen.getvalue().endswith("| 1000/1000 [00:09<00:00, loss 0.3]\n")
+    else:
+        assert not screen.getvalue()
 
 
-def test_progress_in_a_log_and_the_time_left():
-    screen, clock = Screen(False), Clock()
-    with Progress(100, "work", screen, clock) as progress:
-        clock.now = 31
-        progress.step(25)
-        assert " 25 %  25/100  0:31  left 1:33" in screen.text
-        clock.now = 40
-        progress.step(75)
-    assert screen.text.splitlines()[-1].endswith("100/100  0:40")
+def test_lines_in_a_log_and_the_time_left(clock):
+    log = io.StringIO()
+    with Progress(100, "work", log) as progress:
+        for _ in range(30):
+            clock(2)
+            progress.step(1, "loss 0.3")
+        first, second = log.getvalue().splitlines()
+        assert first.startswith("work:  15%|") and "15/100 [00:30<02:50, loss 0.3]" in first
+        assert "30/100 [01:00<02:20, loss 0.3]" in second
+        clock(1)
+        progress.step(70)
+    assert "\r" not in log.getvalue()
+    assert log.getvalue().splitlines()[-1].startswith("work: 100%|")
 
 
-def test_progress_survives_a_closed_stream(tmp_path):
-    with open(tmp_path / "log", "w") as stream:
-        pass
-    clock = Clock()
-    with Progress(None, "work", stream, clock) as progress:
-        clock.now = 60
+def test_a_phase_that_ends_early_ends_at_100_percent(clock):
+    log = io.StringIO()
+    with Progress(100, "work", log) as progress:
+        clock(31)
+        progress.step(40)
+    assert log.getvalue().splitlines()[-1].startswith("work: 100%|")
+    assert "40/40" in log.getvalue().splitlines()[-1]
+
+
+def test_a_phase_that_fails_stays_where_it_was(clock):
+    log = io.StringIO()
+    with pytest.raises(RuntimeError), Progress(100, "work", log) as progress:
+        clock(31)
+        progress.step(40)
+        raise RuntimeError
+    assert log.getvalue().splitlines()[-1].startswith("work:  40%|")
+
+
+def test_a_total_that_comes_later(clock):
+    log = io.StringIO()
+    with Progress(None, "work", log) as progress:
+        clock(31)
+        progress.step(3, "MiB")
+        assert log.getvalue() == "work: 3 [00:31, MiB]\n"
+        progress.total = 12
+        clock(31)
         progress.step(3)
-    assert progress.done == 3
+        assert "work:  50%|" in log.getvalue()
 
 
-@pytest.mark.parametrize(
-    "seconds, text", [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (11109, "3:05:09")])
-def test_clock_text(seconds, text):
-    assert clock_text(seconds) == text
+class Broken(Screen):
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("stream", ["closed", "none", "broken"])
+def test_a_stream_that_fails_does_not_fail_the_work(stream, clock, monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    streams = {"closed": closed, "none": None, "broken": Broken()}
+    monkeypatch.setattr("sys.stderr", streams[stream])
+    with Progress(3, "work") as progress:
+        for _ in range(3):
+            clock(60)
+            progress.step(1, "note")
+    assert progress.n == 3
+
+
+def test_other_processes_keep_still(clock, monkeypatch):
+    monkeypatch.setattr(Progress, "shown", False)
+    screen = Screen()
+    with Progress(3, "work", screen) as progress:
+        clock(60)
+        progress.step(3, "note")
+    assert not screen.getvalue()
