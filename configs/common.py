@@ -1,4 +1,5 @@
-"""Every field once, with unit and source. The files beside this one set values.
+"""Every field once, with unit and source. The files beside this one set values; `methods.py` adds
+the fields that one method has alone.
 
 `file.py:WORDS` chooses among published settings: words are separated by commas; a bare
 `5shot` gives the shots, `key=value` the rest, `published` every choice of the published
@@ -7,14 +8,12 @@ code that differs from our default, `fast` what trains several times as fast on 
 
 from ml_collections import ConfigDict
 
+from avdiff_jax.cli.choices import OF_WORD
+from configs import methods
+
 SHOTS = (1, 5, 10, 20)
-WORDS = {
-    "method": None,  # checked against the table of methods
-    "attention": ("full", "cross", "self", "alternate", "hybrid"),
-    "modality": ("audio", "video", "both"),
-    "condition": ("text", "prototype"),
-    "generator": ("diffusion", "none", "gaussian"),
-}
+# Values of each word but `method`, which is checked against the table of methods.
+WORDS = {"method": None, **{word: choice.values for word, choice in OF_WORD.items()}}
 
 
 def by_shots(shots: int, one, five, ten, twenty):
@@ -146,7 +145,7 @@ def words(arg: str | None) -> dict:
 
 
 def apply(c: ConfigDict, w: dict) -> ConfigDict:
-    """Sets the fields that words other than `shots` and `published` choose, and locks.
+    """Sets the fields that words choose, gives the method its sizes, and locks.
 
     Raises:
       ValueError: words that contradict each other.
@@ -172,5 +171,6 @@ def apply(c: ConfigDict, w: dict) -> ConfigDict:
         if (c.method, c.generator) == ("avdiff", "diffusion"):
             c.diffusion.few_steps = min(20, c.diffusion.steps)
             c.diffusion.sampler_gradient = False
+    methods.size_method(c)
     c.lock()
     return c

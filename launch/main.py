@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT))
 
 from absl import logging
 
+from avdiff_jax import methods
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.cli.flags import Parser
@@ -42,6 +43,7 @@ def main(argv=None):
         args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
         config = configuration.resolve(args.config, overrides)
         check_values(config)
+        methods.check(config, configuration.resolve(args.config))
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
         devices.configure(config.device.deterministic)
         if args.processes > 1 or args.coordinator:

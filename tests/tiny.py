@@ -20,7 +20,7 @@ from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import from_store, split_file, stages
 from avdiff_jax.data.store import open_store
 from avdiff_jax.data.store_writer import write_store
-from avdiff_jax.methods import method
+from avdiff_jax.methods import method, reads
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices as runtime_devices
 from avdiff_jax.runtime.stop import Stop
@@ -88,6 +88,8 @@ def config(words: str = "", **changes):
         d.steps, d.hidden = 5, 16
         t.batch, t.batches, t.epochs1, t.epochs2, t.steps_per_dispatch = 8, 4, 2, 2, 2
         t.learning_rate = 5e-3
+        if "learning_rate" in c.get(c.method, {}):
+            c[c.method].learning_rate = t.learning_rate
         c.eval.batch, c.eval.generated = 16, 4
         for field, value in changes.items():
             *groups, leaf = field.split("__")
@@ -100,8 +102,11 @@ def config(words: str = "", **changes):
 
 def command(words, workdir, *more) -> list[str]:
     """The command line that runs `config(words)`."""
-    common = dict(choices.fields(synthetic_config.get_config(f"{SHOTS}shot")))
-    changed = {k: v for k, v in choices.fields(config()) if v != common[k]}
+    usual = synthetic_config.get_config(f"{SHOTS}shot,{words}")
+    common, name = dict(choices.fields(usual)), usual.method
+    changed = {
+        k: v for k, v in choices.fields(config(words)) if v != common[k] and reads(name, k)
+    }
     return [
         sys.executable, str(ROOT / "launch" / "main.py"),
         f"--config=configs/synthetic.py:{','.join(filter(None, [f'{SHOTS}shot', words]))}",

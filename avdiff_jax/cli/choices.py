@@ -1,36 +1,58 @@
-"""What the fields of a configuration may hold. Wrong names, types and words are refused by the
-configuration itself; this is about values."""
+"""The choices of a configuration: one table. What fields may hold is checked here; which fields a
+method reads, it says itself (`Method.reads`). Wrong names, types and words are refused by the
+configuration."""
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from avdiff_jax import diffusion
 from avdiff_jax.errors import UserError
 from avdiff_jax.nn import masks
 from avdiff_jax.runtime.compiling import PRECISIONS
 
-VALUES = {
-    "generator": ("diffusion", "none", "gaussian"),
-    "data.audio_scale": ("255", "standardize"),
-    "data.residence": ("auto", "device", "host"),
-    "model.modality": ("both", "audio", "video"),
-    "model.attention": masks.PATTERNS,
-    "model.video_norm": ("time", "feature", "none"),
-    "model.bn_padding": ("masked", "batch"),
-    "diffusion.schedule": diffusion.SCHEDULES,
-    "diffusion.condition": ("text", "prototype"),
-    "train.frozen_mode": ("train", "eval"),
-    "train.draws": ("auto", "together", "apart"),
-    "eval.calibration": ("grid", "exact"),
-    "device.precision": tuple(PRECISIONS),
-}
+
+class Choice(NamedTuple):
+    """A field that holds one of a few texts.
+
+    word: its name in the words of a configuration, in variants and tables; empty where it has none.
+    usual: the value of the paper's main table, where it has a word.
+    table: of the paper, that varies it.
+    """
+
+    field: str
+    values: tuple[str, ...]
+    word: str = ""
+    usual: str = ""
+    table: int | None = None
+
+
+CHOICES = (
+    Choice("model.attention", masks.PATTERNS, "attention", "hybrid", 3),
+    Choice("model.modality", ("audio", "video", "both"), "modality", "both", 5),
+    Choice("diffusion.condition", ("text", "prototype"), "condition", "text", 6),
+    Choice("generator", ("diffusion", "none", "gaussian"), "generator", "diffusion", 4),
+    Choice("data.audio_scale", ("255", "standardize")),
+    Choice("data.residence", ("auto", "device", "host")),
+    Choice("model.video_norm", ("time", "feature", "none")),
+    Choice("model.bn_padding", ("masked", "batch")),
+    Choice("diffusion.schedule", diffusion.SCHEDULES),
+    Choice("train.frozen_mode", ("train", "eval")),
+    Choice("train.draws", ("auto", "together", "apart")),
+    Choice("eval.calibration", ("grid", "exact")),
+    Choice("device.precision", tuple(PRECISIONS)),
+)
+OF_FIELD = {choice.field: choice for choice in CHOICES}
+OF_WORD = {choice.word: choice for choice in CHOICES if choice.word}
 NOT_POSITIVE = (
     "seed", "model.switch", "diffusion.few_steps", "train.patience", "train.weight_decay",
 )
-BELOW_ONE = ("diffusion.dropout", "model.dropout_")
 
 
-def check_values(config) -> None:
-    """Every field has a value that means something.
+def check_values(config: ConfigDict) -> None:
+    """Checks that every field has a value that means something.
 
     Raises:
       UserError: names the field, its value and what it may be.
@@ -40,12 +62,12 @@ def check_values(config) -> None:
         raise UserError(f"--config.{name}={value} must be {wanted}")
 
     for name, value in fields(config):
-        if name in VALUES:
-            if value not in VALUES[name]:
-                complain(name, value, "one of " + ", ".join(VALUES[name]))
+        if name in OF_FIELD:
+            if value not in OF_FIELD[name].values:
+                complain(name, value, "one of " + ", ".join(OF_FIELD[name].values))
         elif isinstance(value, bool | str):
             continue
-        elif name.startswith(BELOW_ONE):
+        elif name.split(".")[-1].startswith("dropout"):
             if not 0 <= value < 1:
                 complain(name, value, "at least 0 and below 1")
         elif not math.isfinite(value) or value < 0:
@@ -53,8 +75,6 @@ def check_values(config) -> None:
         elif not value and not name.startswith(("data.", *NOT_POSITIVE)):
             complain(name, value, "above 0")
     model = config.model
-    if model.switch > model.depth:
-        complain("model.switch", model.switch, f"at most model.depth={model.depth}")
     if config.diffusion.few_steps > config.diffusion.steps:
         most = f"at most diffusion.steps={config.diffusion.steps}"
         complain("diffusion.few_steps", config.diffusion.few_steps, most)
@@ -64,8 +84,8 @@ def check_values(config) -> None:
         complain("data.split", config.data.split, "empty for the made-up set, or with a data.store")
 
 
-def fields(config, prefix: str = ""):
-    """(dotted name, value) of every field."""
+def fields(config: Mapping | ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Iterates over (dotted name, value) of every field."""
     for key, value in config.items():
         if hasattr(value, "items"):
             yield from fields(value, f"{prefix}{key}.")

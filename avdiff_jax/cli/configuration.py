@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.cli.choices import fields
 from avdiff_jax.cli.home import HOME
+from avdiff_jax.cli.upgrade import upgrade
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.documents import WORDS, Document
 
@@ -18,6 +20,15 @@ TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 # The config.json of a run.
 RECORDED = Document("configuration", dict, "choose another --workdir, or remove that folder")
+
+
+def read_recorded(path: str | os.PathLike) -> dict:
+    """Reads the config.json of a run as today's code means it.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    return upgrade(RECORDED.read(path))
 
 
 def locate(name: str) -> str:
@@ -70,6 +81,11 @@ def set_field(config: ConfigDict, field: str, text: str) -> None:
         near = difflib.get_close_matches(field, known, n=1)
         advice = f"did you mean {near[0]}?" if near else "configs/common.py has them all"
         raise UserError(f"unknown field --config.{field}={text}: {advice}")
+    if field == "method":
+        raise UserError(
+            f"--config.method={text} comes too late for the sizes of a method: write method={text} "
+            f"among the words, --config=FILE.py:method={text}"
+        )
     *path, last = field.split(".")
     kind = type(known[field])
     try:

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from avdiff_jax import metrics
 from avdiff_jax.cli.choices import check_values
+from avdiff_jax.cli.upgrade import upgrade
 from avdiff_jax.data import stream
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.data.windows import Lengths, Limits
@@ -315,7 +316,7 @@ def _header(path, files) -> Header:
 
 
 def _info(path, files, header) -> Info:
-    config = ConfigDict(header["config"])
+    config = ConfigDict(upgrade(header["config"]))
     if config.method not in METHODS:
         raise UserError(f"{path} is of method={config.method}, which is unknown here")
     try:

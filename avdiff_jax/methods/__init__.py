@@ -1,5 +1,8 @@
 """METHODS: the table of all methods."""
 
+from ml_collections import ConfigDict
+
+from avdiff_jax.cli.choices import OF_WORD, fields
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import (
     attention_fusion,
@@ -36,12 +39,11 @@ METHODS = {
     "linear": linear.METHOD,
 }
 
-# Choices that only some methods have: field, its usual value, the methods that read it.
-CHOICES = (
-    ("generator", "diffusion", ("avdiff",)),
-    ("diffusion.condition", "text", ("avdiff", "avgan")),
-    ("model.attention", "hybrid", ("avdiff", "avgan")),
-    ("model.modality", "both", ("avdiff", "avgan", "perceiver", "sldg", "ncm", "linear")),
+# The fields that methods read, each its own; and so does a group of a method's name. All others are
+# read by the rest of the package, whatever the method: data and its feed, the schedule, measuring.
+OF_METHODS = (
+    "generator", "model.", "diffusion.", "train.learning_rate", "train.weight_decay",
+    "train.frozen_mode", "train.crops",
 )
 
 
@@ -56,18 +58,37 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def check(config) -> None:
-    """Refuses a choice that the method would silently ignore.
+def reads(name: str, field: str) -> bool:
+    """Tells whether a run of the method `name` reads the field, named with dots."""
+    group = field.split(".")[0]
+    if group in METHODS:
+        return group == name
+    return not field.startswith(OF_METHODS) or field in METHODS[name].reads
+
+
+def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
+    """Refuses a field that the method would silently ignore.
+
+    Args:
+      config: its method is a known one.
+      usual: the configuration before fields were changed; without it the choices of the paper's
+        tables alone are compared, with their usual values.
 
     Raises:
-      UserError: names the field, the method and the methods that have the choice.
+      UserError: names the field, the method, and the methods that read the field.
     """
-    for field, usual, readers in CHOICES:
-        value = config
-        for part in field.split("."):
-            value = value[part]
-        if value != usual and config.method not in readers:
+    name, values = config.method, dict(fields(config))
+    wanted = {choice.field: choice.usual for choice in OF_WORD.values()}
+    wanted |= dict(fields(usual)) if usual else {}
+    for field, value in values.items():
+        if value != wanted.get(field, value) and not reads(name, field):
+            readers = [other for other in METHODS if reads(other, field)]
             raise UserError(
-                f"{field}={value} means nothing to method={config.method}: leave it at {usual}, "
+                f"{field}={value} means nothing to method={name}: leave it at {wanted[field]}, "
                 f"or choose one of {', '.join(readers)}"
             )
+    model = config.model
+    if model.switch > model.depth and reads(name, "model.switch"):
+        raise UserError(
+            f"--config.model.switch={model.switch} must be at most model.depth={model.depth}"
+        )

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import (
+    FREEZING,
+    TRAINED,
     ByModality,
     Frozen,
     Info,
@@ -19,6 +21,7 @@ from avdiff_jax.methods.method import (
     scaling_buffers,
 )
 from avdiff_jax.methods.shared import heads
+from avdiff_jax.methods.shared.trunk_methods import ENCODERS
 from avdiff_jax.nn.layers import Linear
 from avdiff_jax.nn.trunk import Trunk
 
@@ -95,4 +98,7 @@ def scores(info: Info, variables: Vars, x: ByModality) -> jax.Array:
     return nn.softmax(logits["fused"])
 
 
-METHOD = Method(init=init, features=features, players=players, scores=scores, frozen=frozen)
+METHOD = Method(
+    init=init, features=features, players=players, scores=scores, frozen=frozen,
+    reads=(*TRAINED, *FREEZING, *ENCODERS, *heads.READS),
+)

@@ -1,6 +1,6 @@
 """AVCA (Mercea et al. 2022a, Section 3): temporal averages of audio and video attend to each
 other once; triplet, reconstruction and regression losses tie both to the class text. In the
-benchmark a classifier on the video output predicts. Sizes: its published code.
+benchmark a classifier on the video output predicts.
 
 The published running statistics of the encoders' second BatchNorm are nearly those of the last
 batch; here they are averaged as everywhere else.
@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import mean_where, negatives, squared_error, triplet
 from avdiff_jax.methods.method import (
+    FREEZING,
+    TRAINED,
     ByModality,
     Frozen,
     Info,
@@ -27,7 +29,8 @@ from avdiff_jax.methods.method import (
     main_player,
     scaling_buffers,
 )
-from avdiff_jax.methods.shared.heads import apply_groups, judge_real
+from avdiff_jax.methods.shared.heads import READS, apply_groups, judge_real
+from avdiff_jax.methods.shared.trunk_methods import ENCODERS
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.layers import EmbeddingNet, Linear
 from avdiff_jax.nn.trunk import Encoders, Trunk
@@ -46,17 +49,6 @@ SHARED_TRIPLETS = (
 )
 
 
-# Dropout of encoders and attention, of the projections, of decoders and the text net.
-DROPOUTS = {"activitynet": (0.2, 0.2, 0.1), "ucf": (0.2, 0.3, 0.5), "vggsound": (0.0, 0.0, 0.0)}
-
-
-def choose_dropouts(config: ConfigDict) -> tuple[float, float, float]:
-    """Gives the published rates; for other data sets those of AV-Diff."""
-    model = config.model
-    ours = (model.dropout_enc, model.dropout_proj, model.dropout_proj)  # ours
-    return DROPOUTS.get(config.dataset, ours)
-
-
 class CrossAttention(nn.Module):
     """One transformer block on the two tokens, each with a learned code of its modality."""
 
@@ -65,7 +57,7 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, phi: ByModality, train: bool) -> ByModality:
         """phi [b, dim] by modality -> phi + attended."""
-        dim, rate = self.config.model.dim, choose_dropouts(self.config)[0]
+        dim, rate = self.config.model.dim, self.config.model.dropout_enc
         codes = self.param("codes", nn.initializers.normal(1.0), (1, 2, dim))
         x = jnp.stack([phi[n] for n in BOTH], axis=1) + codes
         block = Block(dim, HEADS, dim // HEADS, MLP, rate, norms=2, name="block")
@@ -86,9 +78,7 @@ class First(Trunk):
 
 def build_first(info: Info) -> First:
     """The layers that substage 2 freezes."""
-    config = info.config.copy_and_resolve_references()
-    config.model.dropout_enc = choose_dropouts(config)[0]
-    return First(config, CrossAttention)
+    return First(info.config, CrossAttention)
 
 
 class Decoders(nn.Module):
@@ -117,8 +107,8 @@ class Output(nn.Module):
 
     def setup(self):
         """The groups of substage 2."""
-        model, (_, rate, rate_text) = self.config.model, choose_dropouts(self.config)
-        self.proj = Encoders((model.proj_hidden, model.width), rate, BOTH)
+        model, rate_text = self.config.model, self.config.avca.dropout_text
+        self.proj = Encoders((model.proj_hidden, model.width), model.dropout_proj, BOTH)
         self.cls = Linear(self.classes)
         self.text = EmbeddingNet((model.width,), rate_text)
         self.aux = Decoders(self.text_size, model.dim, rate_text)
@@ -240,4 +230,7 @@ def scores(
     return nn.softmax(logits)
 
 
-METHOD = Method(init=init, features=features, players=players, scores=scores, frozen=frozen)
+METHOD = Method(
+    init=init, features=features, players=players, scores=scores, frozen=frozen,
+    reads=(*TRAINED, *FREEZING, *ENCODERS, *READS),
+)

@@ -209,7 +209,15 @@ def grow(info: Info, variables: Vars, clips: Clips, key: jax.Array) -> Vars:
     return variables.replace(buffers={**variables.buffers, **grown})
 
 
+# Of the trunk's fusion, for AV-GAN too.
+FUSION = (*trunk_methods.BLOCKS, "model.mlp", "model.switch", "model.attention", "model.modality")
+DIFFUSION = tuple(f"diffusion.{name}" for name in (
+    "steps", "schedule", "hidden", "dropout", "condition", "few_steps", "final_noise",
+    "sampler_gradient",
+))
+
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=trunk_methods.frozen,
     refresh=refresh, generate=generate, embed=embed, grow=grow,
+    reads=(*trunk_methods.READS, *FUSION, "generator", *DIFFUSION),
 )

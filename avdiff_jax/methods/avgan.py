@@ -1,5 +1,5 @@
 """AV-GAN (Table 4 of the paper): AV-Diff whose diffusion model is replaced by a Wasserstein GAN
-on the text, "similar to" that of TSL (Xian et al. 2021). Sizes: the published configurations.
+on the text, "similar to" that of TSL (Xian et al. 2021).
 
 The critic's losses stop at c_o; like the sampler of AV-Diff the generator moves with the main
 player, so that the cross-entropy of what it makes of novel classes reaches it.
@@ -16,19 +16,17 @@ from avdiff_jax.methods.shared import trunk_methods
 from avdiff_jax.methods.shared.gan import LEAKY, LINEAR, MLP, RELU, Gan
 from avdiff_jax.methods.shared.heads import apply_head, classify, embed, judge_real, scores
 
-NOISE = {"activitynet": 32, "ucf": 64, "vggsound": 128}  # others: ours
-CRITIC_HIDDEN = {"activitynet": 128, "ucf": 64, "vggsound": 128}  # others: ours
 SLOPE = 0.01  # of the generator, as of AV-Diff's noise predictor
 
 
 def build_gan(info: Info) -> Gan:
     """Generator and critic; the generator's hidden width is that of the noise predictor, shot
     by shot."""
-    name, config = info.config.dataset, info.config
+    config = info.config
     return Gan(
         MLP((config.diffusion.hidden, config.model.width), (SLOPE, RELU)),
-        MLP((CRITIC_HIDDEN.get(name, 64), 1), (LEAKY, LINEAR)),
-        NOISE.get(name, 64),
+        MLP((config.avgan.critic_hidden, 1), (LEAKY, LINEAR)),
+        config.avgan.noise,
     )
 
 
@@ -85,4 +83,5 @@ METHOD = Method(
     init=init, features=trunk_methods.features, players=players, scores=scores,
     frozen=trunk_methods.frozen, refresh=avdiff.refresh, generate=generate, embed=embed,
     grow=avdiff.grow,
+    reads=(*trunk_methods.READS, *avdiff.FUSION, "diffusion.hidden", "diffusion.condition"),
 )

@@ -30,20 +30,18 @@ class Level(NamedTuple):
     head_dim: int
 
 
-class Sizes(NamedTuple):
-    """The grouped levels, the processor's latents and layers, width of the one cross head."""
-
-    levels: tuple[Level, ...]
-    latents: int
-    layers: int
-    cross_dim: int
+GROUPS = (8, 2)  # of the grouped levels, over both modalities (ours)
 
 
-# Widths, heads and MLP widening of the benchmark's grouped levels are the original's variant
-# "16"; the counts are ours. The processor has the width and heads of the other methods.
-BENCHMARK = Sizes((Level(8, 8, 128, 1, 4, 32), Level(2, 16, 256, 1, 8, 32)), 32, 2, 128)
-SMALL = Sizes((Level(8, 4, 32, 1, 4, 8), Level(2, 8, 48, 1, 4, 12)), 16, 2, 32)  # ours
-SIZES = {"synthetic": SMALL, "own": SMALL}
+def list_levels(config: ConfigDict) -> tuple[Level, ...]:
+    """The grouped levels and the processor, which has the width and heads of the other methods."""
+    hip, model = config.hip, config.model
+    grouped = (
+        Level(groups, size.latents, size.dim, 1, size.heads, size.head_dim)
+        for groups, size in zip(GROUPS, (hip.level1, hip.level2), strict=True)
+    )
+    processor = Level(1, hip.latents, model.dim, hip.layers, model.heads, model.head_dim)
+    return *grouped, processor
 
 
 def squared_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -134,22 +132,18 @@ class Hip(nn.Module):
     @nn.compact
     def __call__(self, tokens: ByModality, valid: ByModality, train: bool) -> jax.Array:
         """Dicts by modality: tokens [b, t, dim], valid [b, t] -> [b, dim]."""
-        model = self.config.model
-        sizes = SIZES.get(self.config.dataset, BENCHMARK)
-        processor = Level(
-            1, sizes.latents, model.dim, sizes.layers, model.heads, model.head_dim
-        )
+        model, cross_dim = self.config.model, self.config.hip.cross_dim
         x = jnp.concatenate(list(tokens.values()), axis=1)
-        members = group_tokens(valid, sizes.levels[0].groups)
+        members = group_tokens(valid, GROUPS[0])
         level_before = None
-        for i, level in enumerate((*sizes.levels, processor)):
+        for i, level in enumerate(list_levels(self.config)):
             if level_before:
                 members = merge_groups(members, level_before.latents, level.groups)
-            x = HipLevel(level, sizes.cross_dim, model.dropout_blocks, name=f"level{i}")(
+            x = HipLevel(level, cross_dim, model.dropout_blocks, name=f"level{i}")(
                 x, members, train
             )
             level_before = level
         return nn.LayerNorm(epsilon=EPS, name="norm")(x.mean(1))
 
 
-METHOD = make_classifier(Hip)
+METHOD = make_classifier(Hip, ("model.heads", "model.head_dim", "model.dropout_blocks"))

@@ -121,5 +121,5 @@ def scores(info: Info, variables: Vars, z: jax.Array) -> jax.Array:
 
 METHOD = Method(
     init=init, features=ncm.features, players=lambda info, substage: (), scores=scores,
-    refresh=refresh,
+    refresh=refresh, reads=ncm.READS,
 )

@@ -95,6 +95,8 @@ def scores(info: Info, variables: Vars, tokens: jax.Array) -> jax.Array:
     return nn.softmax(logits.mean(1))
 
 
-METHOD = trunk_methods.make_classifier(Mbt)._replace(
+METHOD = trunk_methods.make_classifier(
+    Mbt, (*trunk_methods.BLOCKS, "model.mlp", "model.switch")
+)._replace(
     players=partial(trunk_methods.players, loss=loss), scores=scores
 )

@@ -100,6 +100,8 @@ class Method(NamedTuple):
     players: (info, substage) -> tuple of Player; empty for a method that trains nothing in
       the loop.
     scores: (info, variables, features) -> [B, C], larger is better; evaluation mode.
+    reads: the fields of the configuration that change its parameters or its losses, of those that
+      `methods.OF_METHODS` names; others are refused. The group of its own name needs no mention.
     frozen: (info, substage) -> Frozen.
     calibration_grid: candidate values of gamma.
     refresh: (info, variables, clips) -> Vars, at the start of a substage; `clips()` iterates over
@@ -116,12 +118,17 @@ class Method(NamedTuple):
     features: Callable[[Info, Vars, Batch, jax.Array, bool], tuple[Features, Any]]
     players: Callable[[Info, int], tuple[Player, ...]]
     scores: Callable[[Info, Vars, Features], jax.Array]
+    reads: tuple[str, ...]
     frozen: Callable[[Info, int], Frozen] = lambda info, substage: Frozen()
     calibration_grid: tuple[float, ...] = tuple(i / 10 for i in range(11))
     refresh: Callable[[Info, Vars, Clips], Vars] | None = None
     generate: Callable[[Info, Vars, jax.Array, jax.Array], jax.Array] | None = None
     embed: Callable[[Info, Vars, Features], jax.Array] | None = None
     grow: Callable[[Info, Vars, Clips, jax.Array], Vars] | None = None
+
+
+TRAINED = ("train.learning_rate", "train.weight_decay")  # what `main_player` reads
+FREEZING = ("train.frozen_mode", "train.crops")  # and who stands still in substage 2
 
 
 def main_player(info: Info, groups: tuple[str, ...], loss: Callable) -> Player:

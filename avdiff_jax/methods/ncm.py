@@ -13,6 +13,7 @@ from avdiff_jax.nn.trunk import modalities, scaled
 from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.runtime.hosts import fetch
 
+READS = ("model.video_norm", "model.modality")  # of the configuration
 SEGMENTS = 8
 FAR = 1e3  # squared distance to a class that has no clips yet
 
@@ -89,5 +90,5 @@ def scores(info: Info, variables: Vars, z: jax.Array) -> jax.Array:
 
 METHOD = Method(
     init=init, features=features, players=lambda info, substage: (), scores=scores,
-    refresh=refresh,
+    refresh=refresh, reads=READS,
 )

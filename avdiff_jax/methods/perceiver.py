@@ -6,14 +6,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from avdiff_jax.methods.method import ByModality
-from avdiff_jax.methods.shared.trunk_methods import make_classifier
+from avdiff_jax.methods.shared.trunk_methods import BLOCKS, make_classifier
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.latents import CrossBlock, Latents
 from avdiff_jax.nn.layers import EPS
-
-# Number of latents; the original has 512 for inputs of 50,000 tokens.
-LATENTS = {"synthetic": 16, "own": 32}  # ours
-BENCHMARK_LATENTS = 64  # ours
 
 
 class Perceiver(nn.Module):
@@ -28,7 +24,7 @@ class Perceiver(nn.Module):
         model = self.config.model
         context = jnp.concatenate(list(tokens.values()), axis=1)
         visible = jnp.concatenate(list(valid.values()), axis=1)[:, None]
-        count = LATENTS.get(self.config.dataset, BENCHMARK_LATENTS)
+        count = self.config.perceiver.latents
         x = Latents(count, model.dim, name="latents")(len(context))
         everything = jnp.ones((len(x), 1, count), bool)
         # The MLPs do not widen: hidden width = width (Jaegle et al.'s ImageNet model).
@@ -40,4 +36,4 @@ class Perceiver(nn.Module):
         return nn.LayerNorm(epsilon=EPS, name="norm")(x.mean(1))
 
 
-METHOD = make_classifier(Perceiver)
+METHOD = make_classifier(Perceiver, (*BLOCKS, "model.modality"))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import cross_entropy, mean_where, negatives, squared_error
 from avdiff_jax.methods.method import (
+    TRAINED,
     Clips,
     Info,
     Labelled,
@@ -22,8 +23,15 @@ from avdiff_jax.methods.method import (
     scaling_buffers,
 )
 from avdiff_jax.methods.shared import gan as gans
-from avdiff_jax.methods.shared.gan import BENCHMARK, LEAKY, LINEAR, MLP, RELU, Gan, cosine_embedding
-from avdiff_jax.methods.shared.heads import HEAD, apply_head, build_head, judge_real, scores
+from avdiff_jax.methods.shared.gan import LEAKY, LINEAR, MLP, RELU, Gan, cosine_embedding
+from avdiff_jax.methods.shared.heads import (
+    HEAD,
+    READS,
+    apply_head,
+    build_head,
+    judge_real,
+    scores,
+)
 from avdiff_jax.methods.shared.prototypes import average_classes, average_clips
 from avdiff_jax.nn.layers import apply_params
 
@@ -41,8 +49,7 @@ def build_gan(info: Info) -> Gan:
     """Generator and critic; widths 512 and 300 in the benchmark."""
     model, width = info.config.model, len(info.audio_shift) + info.video_dim
     hidden = model.enc_hidden  # ours
-    # The benchmark's features are not negative; others may be.
-    end = RELU if info.config.dataset in BENCHMARK else LINEAR
+    end = RELU if info.config.protogan.nonnegative else LINEAR
     return Gan(
         MLP((hidden, hidden, width), (LEAKY, RELU, end)),
         MLP((hidden, 1), (LEAKY, LINEAR)),
@@ -158,5 +165,6 @@ def generate(info: Info, variables: Vars, labels: jax.Array, key: jax.Array) -> 
 
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, refresh=refresh,
+    reads=(*TRAINED, *READS, "model.video_norm", "model.enc_hidden", "model.dim"),
     generate=generate, embed=lambda info, variables, x: x,
 )

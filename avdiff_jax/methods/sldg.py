@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import (
+    FREEZING,
+    TRAINED,
     ByModality,
     Frozen,
     Info,
@@ -24,7 +26,8 @@ from avdiff_jax.methods.method import (
     main_player,
     scaling_buffers,
 )
-from avdiff_jax.methods.shared.heads import HEAD, UnimodalHeads, apply_groups, judge_real
+from avdiff_jax.methods.shared.heads import HEAD, READS, UnimodalHeads, apply_groups, judge_real
+from avdiff_jax.methods.shared.trunk_methods import ENCODERS
 from avdiff_jax.nn.attention import HIDDEN
 from avdiff_jax.nn.layers import product
 from avdiff_jax.nn.trunk import Encoders, counted, modalities, scaled
@@ -157,4 +160,9 @@ def scores(info: Info, variables: Vars, pooled: ByModality) -> jax.Array:
     return nn.softmax(classify(info, variables, pooled, None)[0])
 
 
-METHOD = Method(init=init, features=features, players=players, scores=scores, frozen=frozen)
+METHOD = Method(
+    init=init, features=features, players=players, scores=scores, frozen=frozen,
+    reads=(
+        *TRAINED, *FREEZING, *ENCODERS, *READS, "model.bn_padding", "model.modality",
+    ),
+)

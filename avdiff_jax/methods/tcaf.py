@@ -1,9 +1,8 @@
 """TCaF (Mercea et al. 2022b, Section 3): audio attends to video only and video to audio only; a
-clip belongs to the class whose text is nearest in a common space. Sizes: its published code.
+clip belongs to the class whose text is nearest in a common space.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,39 +18,12 @@ from avdiff_jax.methods.shared.heads import apply_groups, judge_real
 from avdiff_jax.methods.shared.trunk_methods import TRUNK
 from avdiff_jax.nn.attention import HIDDEN
 from avdiff_jax.nn.layers import EmbeddingNet, product
+from avdiff_jax.nn.trunk import Fusion
 
 OUTPUT = ("proj", "text", "aux")
 
 
-class Sizes(NamedTuple):
-    """Depth of the trunk and the dropouts that differ from AV-Diff's."""
-
-    depth: int
-    enc: float
-    tokens: float
-    blocks: float
-    proj: float
-
-
-# Other data sets take AV-Diff's from their configuration.
-SIZES = {
-    "activitynet": Sizes(6, 0.3, 0.2, 0.4, 0.1),
-    "ucf": Sizes(6, 0.3, 0.2, 0.3, 0.1),
-    "vggsound": Sizes(8, 0.2, 0.1, 0.5, 0.2),
-}
-DROPOUT_TEXT = 0.1  # of W_proj and the decoders; of D_o: ours
-
-
-def resize(info: Info) -> Info:
-    """`info` with cross-attention and TCaF's sizes in its configuration."""
-    config = info.config.copy_and_resolve_references()
-    model = config.model
-    model.attention = "cross"
-    if sizes := SIZES.get(config.dataset):
-        model.depth = sizes.depth
-        model.dropout_enc, model.dropout_tokens = sizes.enc, sizes.tokens
-        model.dropout_blocks, model.dropout_proj = sizes.blocks, sizes.proj
-    return info._replace(config=config)
+FUSION = partial(Fusion, attention="cross")
 
 
 class Decoders(nn.Module):
@@ -59,13 +31,14 @@ class Decoders(nn.Module):
 
     hidden: int
     text: int
+    rate: float
 
     @nn.compact
     def __call__(self, clip: Float[Array, "b w"], text: Float[Array, "b w"], train: bool):
         """theta_o, theta_w [b, width] -> two [b, text]."""
         every = jnp.ones(len(clip), bool)
-        clip_net = EmbeddingNet((self.hidden, self.text), DROPOUT_TEXT, name="clip")
-        text_net = EmbeddingNet((self.text,), DROPOUT_TEXT, name="text")
+        clip_net = EmbeddingNet((self.hidden, self.text), self.rate, name="clip")
+        text_net = EmbeddingNet((self.text,), self.rate, name="text")
         return clip_net(clip, every, train), text_net(text, every, train)
 
 
@@ -77,10 +50,10 @@ class Output(nn.Module):
 
     def setup(self):
         """The groups of substage 2."""
-        model = self.config.model
+        model, rate_text = self.config.model, self.config.tcaf.dropout_text
         self.proj = EmbeddingNet((model.proj_hidden, model.width), model.dropout_proj)
-        self.text = EmbeddingNet((model.width,), DROPOUT_TEXT)
-        self.aux = Decoders(model.proj_hidden, self.text_size)
+        self.text = EmbeddingNet((model.width,), rate_text)
+        self.aux = Decoders(model.proj_hidden, self.text_size, rate_text)
 
     def project(
         self,
@@ -111,13 +84,13 @@ class Output(nn.Module):
 
 def build_output(info: Info) -> Output:
     """The layers behind the trunk."""
-    return Output(resize(info).config, info.text.shape[1])
+    return Output(info.config, info.text.shape[1])
 
 
 def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
     """Draws a fresh trunk and common space; there is no classifier."""
     k_trunk, k_output = jax.random.split(key)
-    trunk = trunk_methods.init(resize(info), batch, k_trunk)
+    trunk = trunk_methods.init(info, batch, k_trunk, FUSION)
     text, token = jnp.asarray(info.text), jnp.zeros((1, info.config.model.dim))
     counted = jnp.ones(len(text), bool)
     output = build_output(info).init(k_output, token, text[:1], text, counted, False)
@@ -127,7 +100,7 @@ def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
 
 def features(info: Info, variables: Vars, batch: Batch, key: jax.Array, train: bool):
     """The fused class token [b, dim] and the statistics of the embedding nets."""
-    return trunk_methods.features(resize(info), variables, batch, key, train)
+    return trunk_methods.features(info, variables, batch, key, train, FUSION)
 
 
 def loss(
@@ -177,6 +150,7 @@ def scores(info: Info, variables: Vars, token: jax.Array) -> jax.Array:
 
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=trunk_methods.frozen,
+    reads=(*trunk_methods.READS, *trunk_methods.BLOCKS, "model.mlp"),
     # Distances are not bounded by 1: the grid of the published code.
     calibration_grid=tuple(i / 5 for i in range(16)),
 )

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import (
+    FREEZING,
+    TRAINED,
     Frozen,
     Info,
     Labelled,
@@ -27,6 +29,7 @@ from avdiff_jax.methods.method import (
 from avdiff_jax.methods.shared import gan as gans
 from avdiff_jax.methods.shared.gan import LEAKY, LINEAR, MLP, RELU, Gan, kl_divergence
 from avdiff_jax.methods.shared.heads import apply_groups, judge_real
+from avdiff_jax.methods.shared.trunk_methods import ENCODERS
 from avdiff_jax.nn.layers import EmbeddingNet, apply_params
 from avdiff_jax.nn.trunk import scaled
 
@@ -193,8 +196,8 @@ def players(info: Info, substage: int) -> tuple[Player, ...]:
 
 
 def frozen(info: Info, substage: int) -> Frozen:
-    """The representation is fixed in substage 2, statistics and dropout too."""
-    return Frozen(("enc",), "eval") if substage == 2 else Frozen()
+    """The representation is fixed in substage 2."""
+    return Frozen(("enc",), info.config.train.frozen_mode) if substage == 2 else Frozen()
 
 
 def scores(info: Info, variables: Vars, x: jax.Array) -> jax.Array:
@@ -209,5 +212,6 @@ def generate(info: Info, variables: Vars, labels: jax.Array, key: jax.Array) -> 
 
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=frozen,
-    generate=generate, embed=lambda info, variables, x: x.mean(1),
+    reads=(*TRAINED, *FREEZING, *ENCODERS), generate=generate,
+    embed=lambda info, variables, x: x.mean(1),
 )

@@ -8,15 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avdiff_jax.methods.method import ByModality
-from avdiff_jax.methods.shared.trunk_methods import make_classifier
+from avdiff_jax.methods.shared.trunk_methods import BLOCKS, make_classifier
 from avdiff_jax.nn import masks
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.layers import EPS
 from avdiff_jax.nn.trunk import TYPES
-
-# Number of fusion tokens.
-FUSION_TOKENS = {"synthetic": 8, "own": 8}  # ours
-BENCHMARK_FUSION_TOKENS = 16  # ours
 
 
 class Zorro(nn.Module):
@@ -28,8 +24,7 @@ class Zorro(nn.Module):
     @nn.compact
     def __call__(self, tokens: ByModality, valid: ByModality, train: bool) -> jax.Array:
         """Dicts by modality: tokens [b, t, dim], valid [b, t] -> [b, dim]."""
-        model = self.config.model
-        count = FUSION_TOKENS.get(self.config.dataset, BENCHMARK_FUSION_TOKENS)
+        model, count = self.config.model, self.config.zorro.tokens
         fusion = self.param("tokens", nn.initializers.normal(1.0), (1, count, model.dim))
         clips = len(tokens["audio"])
         fusion = jnp.broadcast_to(fusion, (clips, count, model.dim))
@@ -49,4 +44,4 @@ class Zorro(nn.Module):
         return nn.LayerNorm(epsilon=EPS, name="norm")(x).mean(1)
 
 
-METHOD = make_classifier(Zorro)
+METHOD = make_classifier(Zorro, (*BLOCKS, "model.mlp"))

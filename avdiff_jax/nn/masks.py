@@ -64,7 +64,7 @@ def pattern(name: str, depth: int, switch: int) -> list[np.ndarray]:
     Raises:
       ValueError: unknown name, or `switch` outside 0..depth.
     """
-    if not 0 <= switch <= depth:
+    if name == "hybrid" and not 0 <= switch <= depth:
         raise ValueError(f"the switch layer Z={switch} lies outside 0..{depth} (L={depth})")
     layers = {
         "full": [all_pairs() for _ in range(depth)],

@@ -70,9 +70,13 @@ class Encoders(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Class token and L masked blocks; returns the fused class token."""
+    """Class token and L masked blocks; returns the fused class token.
+
+    attention: one of `masks.PATTERNS`; the configuration's unless given.
+    """
 
     config: Any
+    attention: str | None = None
 
     @nn.compact
     def __call__(self, tokens, valid, train: bool):
@@ -87,7 +91,7 @@ class Fusion(nn.Module):
             [[masks.CLASS]] + [np.full(tokens[n].shape[1], TYPES[n]) for n in names]
         )
         seen = jnp.concatenate([jnp.ones((first.shape[0], 1), bool), *valid.values()], axis=1)
-        attention = model.attention if len(names) == 2 else "full"
+        attention = (self.attention or model.attention) if len(names) == 2 else "full"
         tables = masks.pattern(attention, model.depth, model.switch)
         for i, table in enumerate(tables):
             block = Block(

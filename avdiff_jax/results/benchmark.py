@@ -3,18 +3,18 @@
 import itertools
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from avdiff_jax.cli import configuration
+from avdiff_jax.cli.choices import OF_FIELD, OF_WORD
 from avdiff_jax.cli.flags import OVERRIDE
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.documents import plain
-from avdiff_jax.methods import CHOICES as READERS
-from avdiff_jax.methods import check
+from avdiff_jax.methods import METHODS, check, reads
 from avdiff_jax.methods import method as find_method
-from avdiff_jax.results.results_json import CHOICES, dataset, read_results
+from avdiff_jax.results.results_json import dataset, read_results
 from avdiff_jax.results.runs import ROWS, Finished, Key, Setting
 from avdiff_jax.runtime.progress import Progress
 
@@ -67,19 +67,19 @@ def setting(text: str) -> Setting:
     if not text:
         return ()
     name, _, value = text.partition("=")
-    if not value or (name not in CHOICES and "." not in name):
+    if not value or (name not in OF_WORD and "." not in name):
         raise UserError(
-            f"variant {text!r} is not one of {', '.join(CHOICES)} or a field such as "
+            f"variant {text!r} is not one of {', '.join(OF_WORD)} or a field such as "
             "diffusion.steps, followed by =value"
         )
-    short = {".".join(path): choice for choice, (path, _) in CHOICES.items()}
-    return ((short.get(name, name), value),)
+    choice = OF_FIELD.get(name)
+    return ((choice.word if choice and choice.word else name, value),)
 
 
 def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str, Setting]]:
     """(method, setting) of each row: "all" is every method and control; a variant adds rows.
 
-    A variant of a choice (generator, attention ...) is added for the methods that have it.
+    A variant is added for the methods that read its field.
 
     Raises:
       UserError: an unknown method, or a variant that no method has.
@@ -88,13 +88,14 @@ def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str
     for text in variants:
         ((name, value),) = setting(text)
         plain_rows = [method for method, departures in rows if not departures]
-        having = [method for method in plain_rows if method in _readers(name, plain_rows)]
+        field = OF_WORD[name].field if name in OF_WORD else name
+        having = [method for method in plain_rows if reads(method, field)]
         if not having:
             raise UserError(
                 f"variant {text} means nothing to {', '.join(plain_rows)}: it is for "
-                f"{', '.join(_readers(name, plain_rows))}"
+                f"{', '.join(method for method in METHODS if reads(method, field))}"
             )
-        usual = name in CHOICES and value == CHOICES[name][1]
+        usual = name in OF_WORD and value == OF_WORD[name].usual
         rows += [(method, () if usual else ((name, value),)) for method in having]
     return list(dict.fromkeys(rows))
 
@@ -102,14 +103,6 @@ def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str
 def _row(name: str) -> tuple[str, Setting]:
     find_method(name)
     return name, ()
-
-
-def _readers(choice: str, otherwise: Sequence[str]) -> Sequence[str]:
-    """The methods that read a choice or a field; `otherwise` for a field that is open to all."""
-    readers = {field: methods for field, _, methods in READERS}
-    if choice in CHOICES:
-        return readers[".".join(CHOICES[choice][0])]
-    return readers["generator"] if choice.startswith("diffusion.") else otherwise
 
 
 def grid(
@@ -126,7 +119,8 @@ def grid(
 
     Args:
       configs: paths of configuration files, one for each data set, without words.
-      overrides: `--config.x.y=v` for every run; `{shots}` in one stands for the run's shots.
+      overrides: `--config.x.y=v` for every run whose method reads the field; `{shots}` in one
+        stands for the run's shots.
       root: holds DATASET-Kshot/METHOD/seedS.
 
     Raises:
@@ -142,7 +136,8 @@ def grid(
         if ":" in file:
             raise UserError(f"--config={file}: leave out the words, they come from other flags")
         for method, departures in wanted:
-            run = _run(file, k, seed, method, departures, overrides, Path(root))
+            mine = [text for text in overrides if not _is_for_others(text, method, wanted)]
+            run = _run(file, k, seed, method, departures, mine, Path(root))
             if files.setdefault(run.key.dataset, file) != file:
                 raise UserError(
                     f"{files[run.key.dataset]} and {file} are both dataset={run.key.dataset}: "
@@ -154,6 +149,12 @@ def grid(
     return runs
 
 
+def _is_for_others(override: str, method: str, wanted: Iterable[tuple[str, Setting]]) -> bool:
+    """Tells whether other rows read the field of an override, and this method does not."""
+    field = override.removeprefix(OVERRIDE).partition("=")[0]
+    return not reads(method, field) and any(reads(other, field) for other, _ in wanted)
+
+
 def _run(
     file: str, shots: int, seed: int, method: str, departures: Setting, overrides: Sequence[str],
     root: Path,
@@ -161,13 +162,13 @@ def _run(
     words = [f"{shots}shot", f"method={method}"]
     fields = [text.replace("{shots}", str(shots)) for text in overrides]
     for name, value in departures:
-        if name in CHOICES:
+        if name in OF_WORD:
             words.append(f"{name}={value}")
         else:
             fields.append(f"--config.{name}={value}")
     name, fields = f"{file}:{','.join(words)}", [*fields, f"--config.seed={seed}"]
     resolved = configuration.resolve(name, fields)
-    check(resolved)
+    check(resolved, configuration.resolve(name))
     config = plain(resolved)
     key = Key(dataset(config), shots, method, departures)
     folder = root / f"{key.dataset}-{shots}shot" / key.label.replace(",", "-") / f"seed{seed}"
@@ -187,7 +188,7 @@ def state(run: Run) -> str:
     if (run.workdir / "results.json").exists():
         reached, there = "done", read_results(run.workdir)["config"]
     elif (run.workdir / "config.json").exists():
-        reached, there = "interrupted", configuration.RECORDED.read(run.workdir / "config.json")
+        reached, there = "interrupted", configuration.read_recorded(run.workdir / "config.json")
     else:
         return "missing"
     for name, (ours, theirs) in configuration.differences(run.config, there).items():

@@ -4,14 +4,7 @@ import importlib.resources
 import json
 from collections.abc import Mapping
 
-# The choices that the paper's Tables 3 to 6 vary: where each stands in the configuration, and the
-# value that the main table has.
-CHOICES = {
-    "attention": (("model", "attention"), "hybrid"),
-    "modality": (("model", "modality"), "both"),
-    "condition": (("diffusion", "condition"), "text"),
-    "generator": (("generator",), "diffusion"),
-}
+from avdiff_jax.cli.choices import OF_WORD
 
 
 def paper() -> dict:
@@ -30,11 +23,11 @@ def paper_row(
     """The paper's B, N, HM and FSL (percent) for a run, or None where it has none.
 
     Args:
-      ablation: names of `CHOICES` and their values, such as {"attention": "cross"}; one that is
+      ablation: words of choices and their values, such as {"attention": "cross"}; one that is
         left out has the value of the main table.
     """
     numbers = paper()
-    asked = {k: v for k, v in (ablation or {}).items() if k not in CHOICES or v != CHOICES[k][1]}
+    asked = {k: v for k, v in (ablation or {}).items() if k not in OF_WORD or v != OF_WORD[k].usual}
     if not asked:
         row = numbers["main"].get(dataset, {}).get(str(shots), {}).get(method)
         if row or method != "avgan":

@@ -11,10 +11,11 @@ from typing import Any, NotRequired, TypedDict
 import jax
 
 import avdiff_jax
-from avdiff_jax.cli.choices import fields
+from avdiff_jax.cli.choices import OF_WORD, fields
+from avdiff_jax.cli.upgrade import upgrade
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import documents
-from avdiff_jax.results.paper import CHOICES, paper, paper_row
+from avdiff_jax.results.paper import paper, paper_row
 from avdiff_jax.runtime import devices
 
 NUMBERS = ("B", "N", "HM", "FSL")
@@ -154,7 +155,7 @@ def read_results(path: str | Path) -> dict:
     for name, value in fields(results["config"]):
         if not isinstance(value, str | int | float | None):
             raise UserError(f"results file {path}: config.{name} is {value}: run again")
-    return results
+    return {**results, "config": upgrade(results["config"])}
 
 
 def ablation(config: Mapping) -> dict[str, str]:
@@ -163,11 +164,11 @@ def ablation(config: Mapping) -> dict[str, str]:
     A field that the configuration lacks counts as no departure.
     """
     departures = {}
-    for name, (path, usual) in CHOICES.items():
+    for name, choice in OF_WORD.items():
         value = config
-        for field in path:
-            value = value.get(field, {})
-        if value and value != usual:
+        for part in choice.field.split("."):
+            value = value.get(part, {})
+        if value and value != choice.usual:
             departures[name] = value
     return departures
 

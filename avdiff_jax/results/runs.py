@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.cli.choices import OF_WORD
 from avdiff_jax.cli.configuration import flat
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS
-from avdiff_jax.results.results_json import CHOICES, NUMBERS, ablation, dataset, read_results
+from avdiff_jax.results.results_json import NUMBERS, ablation, dataset, read_results
 
 MEASURES = (*NUMBERS, "AUSUC")
 Setting = tuple[tuple[str, str], ...]  # what departs from the usual: (("generator", "none"),)
@@ -118,7 +119,7 @@ def group(
 ) -> dict[Key, list[Finished]]:
     """Runs by row; a row holds one run for each seed, in the order of the seeds.
 
-    What the paper's tables vary (`results.CHOICES`) makes a row, and so does any other field in
+    What the paper's tables vary (`choices.OF_WORD`) makes a row, and so does any other field in
     which a run departs from the usual, such as diffusion.steps. The usual value is the one that
     most runs of the same data set, shots, method and choices have; where several are as frequent,
     the one of most runs of the data set and shots, then the one of `default`, then the smallest.
@@ -152,7 +153,7 @@ def group(
 def _other_fields(config: Mapping) -> dict[str, object]:
     """The fields that neither the seed nor the parts of a plain key account for."""
     named = {"seed", "dataset", "shots", "method"}
-    named |= {".".join(path) for path, _ in CHOICES.values()}
+    named |= {choice.field for choice in OF_WORD.values()}
     return {name: value for name, value in flat(config).items() if name not in named}
 
 

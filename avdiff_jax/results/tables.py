@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from avdiff_jax.cli.choices import OF_WORD
 from avdiff_jax.io.files import write_text
 from avdiff_jax.results import plots
 from avdiff_jax.results.paper import paper, paper_row
-from avdiff_jax.results.results_json import CHOICES, NUMBERS
+from avdiff_jax.results.results_json import NUMBERS
 from avdiff_jax.results.runs import MEASURES, ROWS, Finished, Key, Setting, Summary, summary
 
 Cells = Mapping[Key, Sequence[Finished]]
@@ -156,7 +157,7 @@ def _entries(key: Key, whole: Summary | None, numbers: Iterable[str]) -> list[En
 @functools.cache  # a table asks for every number by itself
 def _paper_numbers(key: Key) -> Mapping[str, float] | None:
     departures = dict(key.setting)
-    if not set(departures) <= set(CHOICES):
+    if not set(departures) <= set(OF_WORD):
         return None
     return paper_row(key.dataset, key.shots, key.method, departures)
 
@@ -248,7 +249,7 @@ def paper_tables(cells: Cells) -> list[Table]:
 
 def _vary(name: str, *values: str):
     """(text, method, setting) for AV-Diff with each value of a choice."""
-    usual = CHOICES[name][1]
+    usual = OF_WORD[name].usual
     return [(v, "avdiff", () if v == usual else ((name, v),)) for v in values]
 
 

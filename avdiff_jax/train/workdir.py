@@ -59,7 +59,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, resume: bool) -> None:
                 f"{workdir} already holds a run: add --resume to go on with it, or choose "
                 "another --workdir"
             )
-        begun = configuration.RECORDED.read(path)
+        begun = configuration.read_recorded(path)
         for name, (ours, theirs) in configuration.differences(wanted, begun).items():
             raise UserError(
                 f"{workdir} was begun with {name}={theirs}, now it is {ours}: use the same "

@@ -41,6 +41,12 @@ def config(name, **changes):
         d.steps, d.hidden = 4, 16
         # Above it BatchNorm's running statistics lag behind what moves (HiP first of all).
         c.train.learning_rate = 2e-3
+        own = c.get(name, {})
+        for field in own:
+            if field == "learning_rate":
+                own[field] = c.train.learning_rate
+            elif field.startswith("dropout"):
+                own[field] = 0.0
         for field, value in changes.items():
             group, _, leaf = field.partition("__")
             c[group][leaf] = value

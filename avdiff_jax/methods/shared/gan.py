@@ -77,8 +77,7 @@ def cosine_embedding(
 
 
 CRITIC_STEPS = 5  # per update, as published for the gradient penalty
-BENCHMARK = ("activitynet", "ucf", "vggsound")
-RATE, BETAS = 1e-4, (0.5, 0.999)  # of Adam, as published for GANs on action features
+BETAS = (0.5, 0.999)  # of Adam, as published for GANs on action features
 
 
 class Gan(NamedTuple):
@@ -117,10 +116,8 @@ def bind_critic(gan: Gan, variables: Vars, labels: jax.Array) -> Callable:
 def make_player(
     info: Info, name: str, groups: tuple[str, ...], loss: Callable, repeats: int = 1
 ) -> Player:
-    """A player beside the main one: a GAN's Adam, no L2. Off the benchmark, where schedules are
-    short, it is as fast as the main player (ours)."""
-    config = info.config
-    rate = RATE if config.dataset in BENCHMARK else config.train.learning_rate
+    """A player beside the main one: a GAN's Adam at the rate of the method's own, no L2."""
+    rate = info.config[info.config.method].learning_rate
     return Player(name, groups, loss, repeats, rate, BETAS, 0.0)
 
 

@@ -14,6 +14,7 @@ from avdiff_jax.nn.layers import Head, Linear, apply_params
 from avdiff_jax.nn.trunk import Encoders, modalities
 
 HEAD = ("proj", "cls")
+READS = ("model.proj_hidden", "model.width", "model.dropout_proj")  # of the configuration
 
 
 def apply_groups(

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.methods.method import (
+    FREEZING,
+    TRAINED,
     Clips,
     Frozen,
     Info,
@@ -25,6 +27,15 @@ from avdiff_jax.methods.shared import heads
 from avdiff_jax.nn.trunk import Fusion, Trunk
 
 TRUNK = ("enc", "pos", "fusion")
+
+# Of the configuration: what the nets in front of the fusion and the head read, and what transformer
+# blocks read.
+ENCODERS = ("model.video_norm", "model.enc_hidden", "model.dim", "model.dropout_enc")
+READS = (
+    *TRAINED, *FREEZING, *ENCODERS, *heads.READS, "model.bn_padding", "model.code",
+    "model.fourier_scale", "model.dropout_tokens",
+)
+BLOCKS = ("model.depth", "model.heads", "model.head_dim", "model.dropout_blocks")
 
 
 def init(info: Info, batch: Batch, key: jax.Array, fusion: Callable = Fusion) -> Vars:
@@ -87,9 +98,15 @@ def grow(info: Info, variables: Vars, clips: Clips, key: jax.Array) -> Vars:
     return variables.replace(params={**variables.params, "cls": cls})
 
 
-def make_classifier(fusion: Callable) -> Method:
-    """The method that classifies what `fusion` makes of the tokens, by cross-entropy."""
+def make_classifier(fusion: Callable, reads: tuple[str, ...] = ()) -> Method:
+    """The method that classifies what `fusion` makes of the tokens, by cross-entropy.
+
+    Args:
+      fusion: configuration -> module.
+      reads: the fields that the fusion reads besides those of the trunk and the head.
+    """
     return Method(
         init=partial(init, fusion=fusion), features=partial(features, fusion=fusion),
         players=players, scores=heads.scores, frozen=frozen, grow=grow,
+        reads=(*READS, *reads),
     )
