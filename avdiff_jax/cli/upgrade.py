@@ -36,11 +36,13 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
       config: nested, as it was read; it is not changed.
     """
-    method = config.get("method")
-    if method not in UPGRADES or method in config:
-        return dict(config)
     copy = {name: dict(x) if isinstance(x, Mapping) else x for name, x in config.items()}
-    return {**copy, method: UPGRADES[method](copy)}
+    if isinstance(copy.get("train"), dict):
+        copy["train"].setdefault("draws", "auto")  # a run goes on as it began
+    method = config.get("method")
+    if method in UPGRADES and method not in config:
+        copy[method] = UPGRADES[method](copy)
+    return copy
 
 
 def _rate(config: dict[str, Any]) -> dict[str, Any]:

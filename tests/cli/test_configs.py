@@ -8,8 +8,10 @@ import re
 import jax
 import pytest
 
+from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.errors import UserError
+from avdiff_jax.methods import METHODS, check
 from avdiff_jax.results.metrics_log import flatten
 from configs import activitynet, common, own, synthetic, ucf, vggsound
 
@@ -196,3 +198,25 @@ def test_zero_is_allowed_where_it_means_something():
 
 def test_loading_a_configuration_touches_no_device():
     assert not isinstance(jax.tree.leaves(ucf.get_config("5shot").to_dict())[0], jax.Array)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_configuration(file, name):
+    """Its sizes stand in it before flags, which may change each of them."""
+    config = FILES[file].get_config(f"5shot,method={name}")
+    check_values(config)
+    check(config, config)
+    assert {group for group in config if group in METHODS} <= {name}
+
+
+def test_sizes_come_before_flags():
+    found = configuration.resolve("configs/ucf.py:5shot,method=tcaf", ["--config.model.depth=4"])
+    assert (found.model.depth, found.model.dropout_blocks) == (4, 0.3)
+    with pytest.raises(UserError, match="comes too late for the sizes of a method: write method=t"):
+        configuration.resolve("configs/ucf.py:5shot", ["--config.method=tcaf"])
+
+
+def test_the_field_of_another_method_is_unknown():
+    with pytest.raises(UserError, match=r"unknown field --config\.hip\.latents=3"):
+        configuration.resolve("configs/ucf.py:5shot", ["--config.hip.latents=3"])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -15,9 +14,7 @@ from ml_collections import ConfigDict
 from avdiff_jax.cli.choices import OF_FIELD, fields
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS, OF_METHODS, check, reads
-from avdiff_jax.methods.method import Info, Method, Vars
-from avdiff_jax.train.optimisers import TrainState, fresh_optimisers
-from avdiff_jax.train.step import update
+from avdiff_jax.methods.method import Info, Method
 from tests.methods import toy
 from tests.programs import Recorded
 
@@ -50,10 +47,14 @@ def trace(function, *args) -> str:
     return hashlib.sha256("".join([text, *constants]).encode()).hexdigest()
 
 
-def begin(method: Method, info: Info, substage: int, variables: Vars) -> TrainState:
-    """The state that a substage begins with."""
-    opt = fresh_optimisers(method, info, substage, variables)
-    return TrainState(variables, opt, jnp.zeros((), int))
+def compute_losses(method: Method, info: Info, substage: int, role: str, variables, batch, key):
+    """The losses of all players; what `train.step.update` makes of them reads no configuration."""
+    features, stats = method.features(info, variables, batch, key, True)
+    variables = variables.replace(stats=stats)
+    return [
+        player.loss(info, variables, features, batch, key, role)
+        for player in method.players(info, substage)
+    ]
 
 
 def parts(name: str, info: Info) -> Iterator:
@@ -66,20 +67,15 @@ def parts(name: str, info: Info) -> Iterator:
     initialise = partial(method.init, info)
     variables = jax.eval_shape(initialise, batch, key)
     yield jax.tree.structure(variables), [x.shape for x in jax.tree.leaves(variables)]
+    for substage, role in ((1, "base"), (2, "novel")):
+        if method.players(info, substage):
+            yield trace(partial(compute_losses, method, info, substage, role),
+                        variables, batch, key)
     yield trace(initialise, batch, key)
     yield trace(
         lambda v, b, k: method.scores(info, v, method.features(info, v, b, k, False)[0]),
         variables, batch, key,
     )
-    for substage, role in ((2, "novel"), (1, "base")):
-        if method.players(info, substage):
-            state = jax.eval_shape(partial(begin, method, info, substage), variables)
-            yield trace(
-                lambda s, b, k, substage=substage, role=role: update(
-                    method, info, substage, s, b, k, role
-                ),
-                state, batch, key,
-            )
     if method.generate and (info.config.generator != "none" or not reads(name, "generator")):
         labels = jax.ShapeDtypeStruct((3,), "int32")
         yield trace(partial(method.generate, info), variables, labels, key)

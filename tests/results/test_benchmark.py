@@ -131,6 +131,16 @@ def test_the_grid_is_the_product_and_resolves_as_main_does(tmp_path):
     json.dumps(run.config)
 
 
+def test_an_override_is_for_the_methods_that_read_it(tmp_path):
+    """Where none does, it is refused: see below."""
+    grid = small_grid(tmp_path, overrides=["--config.model.depth=3", "--config.train.batch=32"])
+    flags = {run.key.label: run.flags[1:-1] for run in grid}
+    assert flags == {
+        "avdiff": ("--config.model.depth=3", "--config.train.batch=32"),
+        "ncm": ("--config.train.batch=32",),
+    }
+
+
 def test_the_usual_value_of_a_variant_is_not_run_twice(tmp_path):
     grid = small_grid(tmp_path, variants=["diffusion.steps=200", "generator=diffusion"])
     assert [run.key.label for run in grid] == ["avdiff", "ncm"]
@@ -153,7 +163,8 @@ def test_a_field_and_its_word_are_the_same_variant():
         (dict(overrides=["--config.seed=3"]), "--config.seed=3: use --seeds"),
         (dict(overrides=["--config.model.dims=3"]), r"--config.model.dims=3: .* mean model.dim\?"),
         (dict(overrides=["--config.model.dim=x"]), "model.dim=x must be a whole number"),
-        (dict(overrides=["--config.model.attention=full"]), "means nothing to method=ncm"),
+        (dict(methods=["ncm"], overrides=["--config.model.attention=full"]),
+         "means nothing to method=ncm"),
         (dict(configs=[UCF, str(ROOT / "configs/vggsound.py")],
               overrides=["--config.dataset=ucf"]), "are both dataset=ucf"),
     ],
