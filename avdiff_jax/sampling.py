@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from avdiff_jax.diffusion import SLOPE, Draws, Prepared, Schedule
 from avdiff_jax.nn.layers import dropout, product
 
-UNROLL = 20  # steps of a loop's body: a GPU waits for the host between two rounds of a loop
+UNROLL = 8  # steps of a loop's body: a GPU waits for the host between two rounds of a loop
 
 
 class Steps(NamedTuple):

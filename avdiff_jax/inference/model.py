@@ -15,7 +15,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from avdiff_jax.io.documents import Document, plain
 from avdiff_jax.io.files import draft
 from avdiff_jax.io.npy_npz import NpzFiles
 from avdiff_jax.methods import METHODS
-from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.methods.method import Info, Method, Vars, abstract_batch
 from avdiff_jax.runtime.compiling import compile_function
 
 BASE, NOVEL, ADDED = KINDS = ("base", "novel", "added")
@@ -341,17 +341,6 @@ def _info(path, files, header) -> Info:
 
 def abstract_vars(info: Info, lengths: Lengths) -> Vars:
     """Names, shapes and types of the variables that the method has for these classes."""
-    b, (audio, video) = 2, lengths
-
-    def of(dtype, *shape) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    batch = Batch(
-        audio=of("float32", b, audio, len(info.audio_shift)),
-        video=of("float32", b, video, info.video_dim),
-        audio_mask=of(bool, b, audio), video_mask=of(bool, b, video),
-        audio_time=of("float32", b, audio), video_time=of("float32", b, video),
-        label=of("int32", b), weight=of("float32", b),
-    )
     init = functools.partial(METHODS[info.config.method].init, info)
-    return jax.eval_shape(init, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(init, abstract_batch(info, lengths), key)

@@ -15,6 +15,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from avdiff_jax.data.feed import Batch
+from avdiff_jax.data.windows import Lengths
 
 Clips = Callable[[], Iterator[Batch]]  # iterates over training clips as evaluation batches
 ByModality = dict[str, jax.Array]  # keys "audio" and "video", or one of them
@@ -129,6 +130,22 @@ class Method(NamedTuple):
 
 TRAINED = ("train.learning_rate", "train.weight_decay")  # what `main_player` reads
 FREEZING = ("train.frozen_mode", "train.crops")  # and who stands still in substage 2
+
+
+def abstract_batch(info: Info, lengths: Lengths) -> Batch:
+    """Shapes and types of a batch of two clips, which are all that `Method.init` reads of one."""
+
+    def of(kind: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((2, *shape), kind)
+
+    audio, video = lengths
+    return Batch(
+        audio=of("float32", audio, len(info.audio_shift)),
+        video=of("float32", video, info.video_dim),
+        audio_mask=of(bool, audio), video_mask=of(bool, video),
+        audio_time=of("float32", audio), video_time=of("float32", video),
+        label=of("int32"), weight=of("float32"),
+    )
 
 
 def main_player(info: Info, groups: tuple[str, ...], loss: Callable) -> Player:

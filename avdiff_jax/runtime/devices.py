@@ -37,6 +37,14 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def host() -> jax.Device:
+    """A CPU of this process; its first device where jax was told to leave CPUs out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
 def on_gpu() -> bool:
     """Whether this process computes on GPUs, whose programs differ in form and not in result."""
     return jax.default_backend() == "gpu"

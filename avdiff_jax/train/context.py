@@ -6,14 +6,15 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits.stages import Members, Stage, concat_members
 from avdiff_jax.data.store import Store
-from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets, training_plan
-from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets
+from avdiff_jax.methods.method import Info, Method, Vars, abstract_batch
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members, prepare_scorer
@@ -115,21 +116,20 @@ def measure_audio_scaling(
 
 def initialise_variables(context: StageContext) -> Vars:
     """Makes fresh variables, a function of the seed and the stage, replicated over the devices."""
-    method, info, feed, lengths = context.method, context.info, context.feed, context.lengths
-    plan = training_plan(feed.store, context.stage.base, lengths, feed.mesh.size, 1, [0])
-    inputs = feed.inputs(jax.tree.map(lambda x: x[0], plan), lengths)
-    key = jax.random.fold_in(jax.random.key(info.config.seed), context.number)
+    info, batch = context.info, abstract_batch(context.info, context.lengths)
 
-    def init(key, data, inputs):
-        return method.init(info, feed.batch(data, inputs, lengths), key)
+    def init(key):
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+        return context.method.init(info, zeros, key)
 
-    whole = devices.replicated(feed.mesh)
-    # It runs once, and is all random numbers, which take a CPU long to compile well. XLA for GPUs
-    # knows no such level.
-    quickly = {"xla_backend_optimization_level": 0} if devices.on_cpu(feed.mesh) else None
-    precision = info.config.device.precision
-    initialise = compile_function(init, precision, quickly, out_shardings=whole)
-    return initialise(key, feed.data, inputs)
+    # It runs once and is all random numbers, which take a quarter of a minute to compile for a GPU;
+    # for a CPU they need not be compiled well.
+    host = devices.host()
+    quickly = {"xla_backend_optimization_level": 0} if host.platform == "cpu" else None
+    with jax.default_device(host):
+        key = jax.random.fold_in(jax.random.key(info.config.seed), context.number)
+        variables = compile_function(init, info.config.device.precision, quickly)(key)
+    return devices.put(variables, devices.replicated(context.feed.mesh))
 
 
 def batch_training_clips(context: StageContext, members: Members) -> EvaluationBatches:
