@@ -37,7 +37,7 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
-def host() -> jax.Device:
+def host() -> Any:
     """A CPU of this process; its first device where jax was told to leave CPUs out."""
     try:
         return jax.local_devices(backend="cpu")[0]
