@@ -117,7 +117,7 @@ $(STAMP): $(wildcard requirements*.txt)
 	fi; \
 	case $$requirements in \
 	  requirements.txt) size='3.4 GB for the GPU, which takes minutes' ;; \
-	  *) size='about 200 MB' ;; \
+	  *) size='about 350 MB' ;; \
 	esac; \
 	echo "installing $$requirements and requirements-dev.txt into $(VENV), once ($$size)"; \
 	"$(RUN)" -m pip install --quiet --disable-pip-version-check \

@@ -2,11 +2,12 @@
 
 import sys
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
-from tqdm import auto
+from tqdm import auto, std
 
-IN_NOTEBOOK = auto.notebook_tqdm is not auto.std_tqdm
+# Of the name of tqdm's class for notebooks its types know nothing.
+IN_NOTEBOOK = vars(auto)["notebook_tqdm"] is not std.tqdm
 REFRESH_SECONDS = 0.25  # on a terminal: about four updates a second, whatever the step rate
 LOG_SECONDS = 30.0  # in a log file: a line now and then, none for what is over before
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -52,7 +53,8 @@ class Progress(auto.tqdm):
         if kind is None and self.total and self.n:
             self.total = self.n
             if IN_NOTEBOOK and not self.disable:
-                self.container.children[1].max = self.n
+                widget: Any = self.container  # pyright: ignore[reportAttributeAccessIssue]
+                widget.children[1].max = self.n
         super().__exit__(kind, error, trace)
 
 
@@ -61,7 +63,7 @@ class _Lines:
     not there, is closed or fails is left alone."""
 
     def __init__(self, stream: IO[str] | None):
-        self._stream = stream
+        self._stream: Any = stream
 
     def isatty(self) -> bool:
         """Whether the stream is a terminal."""
