@@ -59,6 +59,52 @@ def schedule(steps: int, kind: str = "linear") -> Schedule:
     return Schedule(*(x.astype(np.float32) for x in (beta, alpha, np.cumprod(alpha))))
 
 
+def zero_terminal(s: Schedule) -> Schedule:
+    """`s` with sqrt(alpha_bar) shifted and stretched so that its last value is 0 and its first one
+    stays: the last step is pure noise then, as sampling starts from (Lin et al. 2024, Algorithm 1).
+
+    At the last step x_t tells nothing of the noise, so a predictor has to say x_0 or v.
+    """
+    root = np.sqrt(s.alpha_bar.astype(np.float64))
+    root = (root - root[-1]) * root[0] / max(root[0] - root[-1], 1e-12)  # T = 1: noise alone
+    alpha_bar = root**2
+    alpha = alpha_bar / np.append(1.0, alpha_bar[:-1])
+    return Schedule(*(x.astype(np.float32) for x in (1 - alpha, alpha, alpha_bar)))
+
+
+PREDICTIONS = ("noise", "x0", "v")
+
+
+def target(predict: str, x0: Float[Array, "b d"], noise: Float[Array, "b d"], alpha_bar):
+    """What a predictor is asked for: the noise eps, x_0, or v = sqrt(alpha_bar) eps -
+    sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022).
+
+    Args:
+      alpha_bar: a scalar, or [b, 1].
+    """
+    if predict == "noise":
+        return noise
+    if predict == "x0":
+        return x0
+    return jnp.sqrt(alpha_bar) * noise - jnp.sqrt(1 - alpha_bar) * x0
+
+
+def clean_and_noise(predict: str, x, said, alpha_bar):
+    """x_0 and eps [b, d] as a predictor tells them; they make up x_t as Eq. (7) says.
+
+    Args:
+      predict: what it predicts, one of `PREDICTIONS`.
+      x, said: [b, d]: x_t and the prediction.
+      alpha_bar: a scalar, or [b, 1], of step t; above 0 for `noise` and below 1 for `x0`.
+    """
+    signal, noise = jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar)
+    if predict == "noise":
+        return (x - noise * said) / signal, said
+    if predict == "x0":
+        return said, (x - signal * said) / noise
+    return signal * x - noise * said, noise * x + signal * said
+
+
 def noised(
     x0: Float[Array, "b d"], t: Int[Array, " b"], noise: Float[Array, "b d"], s: Schedule
 ) -> Float[Array, "b d"]:
@@ -81,15 +127,17 @@ def reversed_step(x, eps, noise, beta, alpha, alpha_bar):
     return mean + jnp.sqrt(beta) * noise
 
 
-def jump(x, eps, alpha_bar, alpha_bar_to):
+def jump(x, said, alpha_bar, alpha_bar_to, predict: str = "noise"):
     """Deterministic step from the noise level `alpha_bar` to the lower one `alpha_bar_to`: x_0 as
-    eps tells it, noised again with the same eps. Eq. (12) of DDIM (Song et al. 2021), sigma = 0.
+    the predictor tells it, noised again with the noise that it tells. Eq. (12) of DDIM (Song et
+    al. 2021), sigma = 0.
 
     Args:
-      x, eps: [b, d]: x_t and the predicted noise.
+      x, said: [b, d]: x_t and the prediction.
       alpha_bar, alpha_bar_to: scalars.
+      predict: what is predicted.
     """
-    x0 = (x - jnp.sqrt(1 - alpha_bar) * eps) / jnp.sqrt(alpha_bar)
+    x0, eps = clean_and_noise(predict, x, said, alpha_bar)
     return jnp.sqrt(alpha_bar_to) * x0 + jnp.sqrt(1 - alpha_bar_to) * eps
 
 
@@ -207,22 +255,25 @@ def sample(step, d: Draws, s: Schedule, final_noise: bool) -> Float[Array, "b d"
     return jax.lax.scan(body, d.x_T, inputs)[0]
 
 
-def sample_few(step, start, keys, s: Schedule, unroll: int = 1) -> Float[Array, "b d"]:
+def sample_few(
+    step, start, keys, s: Schedule, unroll: int = 1, predict: str = "noise"
+) -> Float[Array, "b d"]:
     """Runs `jump` over evenly spaced steps t from T - 1 down to the noise-free x_0.
 
     Args:
-      step: as of `sample`.
+      step: as of `sample`, but that it says what `predict` names.
       start: x_T [b, d].
       keys: [n] dropout keys; n is the number of steps.
       s: the schedule.
       unroll: steps of the compiled loop's body.
+      predict: what is predicted.
     """
     t = np.linspace(s.steps - 1, 0, len(keys) + 1).round().astype(int)[:-1]
     levels = np.append(s.alpha_bar[t], np.float32(1))
 
     def body(x, inputs):
         t, key, level, level_to = inputs
-        return jump(x, step(x, t, key), level, level_to), None
+        return jump(x, step(x, t, key), level, level_to, predict), None
 
     inputs = (t.astype(np.float32), keys, levels[:-1], levels[1:])
     return jax.lax.scan(body, start, inputs, unroll=unroll)[0]

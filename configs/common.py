@@ -151,7 +151,7 @@ def apply(c: ConfigDict, w: dict) -> ConfigDict:
       ValueError: words that contradict each other.
     """
     c.method = w.get("method", c.method)
-    c.generator = w.get("generator", c.generator)
+    c.generator = w.get("generator", "none" if c.method == "avdiff_plus" else c.generator)
     c.model.attention = w.get("attention", c.model.attention)
     c.model.modality = w.get("modality", c.model.modality)
     c.diffusion.condition = w.get("condition", c.diffusion.condition)

@@ -17,6 +17,26 @@ def size_method(c: ConfigDict) -> None:
         SIZES[c.method](c)
 
 
+def _avdiff_plus(c: ConfigDict) -> None:
+    c.diffusion.schedule, c.diffusion.few_steps = "cosine", min(20, c.diffusion.steps)
+    c.train.frozen_mode = "eval"
+    c.avdiff_plus = ConfigDict({
+        # What classifies: Projnet and CLnet (linear), a closed form (gaussian), or auto: chosen on
+        # Val. A generator teaches the first alone.
+        "head": "gaussian" if c.generator == "none" else "linear",
+        "space": "auto",  # what it looks at: the fused token, raw features, both, or auto
+        # Of the generator.
+        "predict": "v",  # noise, x0, v
+        "residual": False,  # what a feature has beyond the mean of its class
+        "shuffle_text": False,  # control: the class text of another class
+        "learning_rate": 2e-3,
+        # Steps an update, so that an epoch, which may be all that Val chooses, has 600 or more.
+        "repeats": -(-600 // (2 * c.train.batches)),
+        "ema": 0.99,  # of the moving average of its weights, which it samples with
+        "drop_condition": 0.1,  # how often it is trained without class text
+    })
+
+
 def _avgan(c: ConfigDict) -> None:
     group = c.avgan = _of_gan(c)
     # Published, as leftovers in the configurations of AV-Diff's code.
@@ -93,6 +113,6 @@ def _hip(c: ConfigDict) -> None:
 
 
 SIZES = {
-    "avgan": _avgan, "protogan": _protogan, "tsl": _tsl, "tcaf": _tcaf, "avca": _avca,
-    "zorro": _zorro, "perceiver": _perceiver, "hip": _hip,
+    "avdiff_plus": _avdiff_plus, "avgan": _avgan, "protogan": _protogan, "tsl": _tsl,
+    "tcaf": _tcaf, "avca": _avca, "zorro": _zorro, "perceiver": _perceiver, "hip": _hip,
 }

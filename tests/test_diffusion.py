@@ -32,6 +32,62 @@ def test_nonsense_is_refused(steps, kind):
         diffusion.schedule(steps, kind)
 
 
+@pytest.mark.parametrize("kind", diffusion.SCHEDULES)
+def test_zero_terminal(kind):
+    """The first step stays, the last is pure noise, and sqrt(alpha_bar) keeps its shape."""
+    before = diffusion.schedule(50, kind)
+    after = diffusion.zero_terminal(before)
+    assert after.alpha_bar[-1] == 0 == after.alpha[-1] and after.beta[-1] == 1
+    np.testing.assert_allclose(after.alpha_bar[0], before.alpha_bar[0], rtol=1e-6)
+    np.testing.assert_allclose(after.alpha_bar, np.cumprod(after.alpha), atol=1e-6)
+    a, b = np.sqrt(before.alpha_bar), np.sqrt(after.alpha_bar)
+    np.testing.assert_allclose(np.diff(b) / np.diff(b)[0], np.diff(a) / np.diff(a)[0], rtol=2e-3)
+
+
+def test_zero_terminal_of_a_single_step():
+    s = diffusion.zero_terminal(diffusion.schedule(1))
+    assert s.alpha_bar == 0 and s.beta == 1
+
+
+@pytest.mark.parametrize("predict, wanted", [
+    ("noise", -3.0), ("x0", 2.0), ("v", 0.6 * -3 - 0.8 * 2),
+])
+def test_targets_by_hand(predict, wanted):
+    """x_0 = 2, eps = -3 and alpha_bar = .36: the signal counts .6, the noise .8."""
+    x0, noise = jnp.asarray([[2.0]]), jnp.asarray([[-3.0]])
+    said = diffusion.target(predict, x0, noise, 0.36)
+    np.testing.assert_allclose(said, [[wanted]], rtol=1e-6)
+    x = 0.6 * x0 + 0.8 * noise
+    back = diffusion.clean_and_noise(predict, x, said, 0.36)
+    np.testing.assert_allclose(jnp.stack(back), [[[2]], [[-3]]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("predict", ["x0", "v"])
+def test_a_jump_from_pure_noise(predict, key):
+    """At alpha_bar = 0 x_t is the noise itself and only the prediction knows x_0."""
+    noise, x0 = jax.random.normal(key, (2, 5, 3))
+    said = diffusion.target(predict, x0, noise, 0.0)
+    found = diffusion.jump(noise, said, jnp.float32(0), jnp.float32(0.25), predict)
+    np.testing.assert_allclose(found, 0.5 * x0 + np.sqrt(0.75) * noise, atol=1e-6)
+
+
+@pytest.mark.parametrize("predict", ["x0", "v"])
+@pytest.mark.parametrize("count", [1, 7])
+def test_few_steps_from_pure_noise_recover_a_point(predict, count, key):
+    """Exactly, as the chain begins with what it was trained on."""
+    s = diffusion.zero_terminal(diffusion.schedule(50, "cosine"))
+    point = jnp.array([[1.5, -0.5]])
+
+    def step(x, t, k):
+        a = jnp.asarray(s.alpha_bar)[t.astype(int)]
+        eps = (x - jnp.sqrt(a) * point) / jnp.sqrt(1 - a)
+        return diffusion.target(predict, point, eps, a)
+
+    start = jax.random.normal(key, (1, 2))
+    found = diffusion.sample_few(step, start, jax.random.split(key, count), s, predict=predict)
+    np.testing.assert_allclose(found, point, atol=1e-5)
+
+
 def test_noised(key):
     """By hand for one clip; variance alpha_bar Var(x0) + 1 - alpha_bar over many."""
     s = diffusion.schedule(10)

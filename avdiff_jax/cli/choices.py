@@ -13,6 +13,8 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.nn import masks
 from avdiff_jax.runtime.compiling import PRECISIONS
 
+AUTO = "auto"
+
 
 class Choice(NamedTuple):
     """A field that holds one of a few texts.
@@ -20,6 +22,7 @@ class Choice(NamedTuple):
     word: its name in the words of a configuration, in variants and tables; empty where it has none.
     usual: the value of the paper's main table, where it has a word.
     table: of the paper, that varies it.
+    on_val: whether `AUTO` leaves it open, to be chosen on Val of stage 1.
     """
 
     field: str
@@ -27,6 +30,7 @@ class Choice(NamedTuple):
     word: str = ""
     usual: str = ""
     table: int | None = None
+    on_val: bool = False
 
 
 CHOICES = (
@@ -34,6 +38,9 @@ CHOICES = (
     Choice("model.modality", ("audio", "video", "both"), "modality", "both", 5),
     Choice("diffusion.condition", ("text", "prototype"), "condition", "text", 6),
     Choice("generator", ("diffusion", "none", "gaussian"), "generator", "diffusion", 4),
+    Choice("avdiff_plus.head", ("linear", "gaussian", AUTO), on_val=True),
+    Choice("avdiff_plus.space", ("token", "raw", "both", AUTO), on_val=True),
+    Choice("avdiff_plus.predict", diffusion.PREDICTIONS),
     Choice("data.audio_scale", ("255", "standardize")),
     Choice("data.residence", ("auto", "device", "host")),
     Choice("model.video_norm", ("time", "feature", "none")),
@@ -46,6 +53,7 @@ CHOICES = (
 )
 OF_FIELD = {choice.field: choice for choice in CHOICES}
 OF_WORD = {choice.word: choice for choice in CHOICES if choice.word}
+BELOW_ONE = ("dropout", "drop_", "ema")  # how a field's own name begins
 NOT_POSITIVE = (
     "seed", "model.switch", "diffusion.few_steps", "train.patience", "train.weight_decay",
 )
@@ -67,7 +75,7 @@ def check_values(config: ConfigDict) -> None:
                 complain(name, value, "one of " + ", ".join(OF_FIELD[name].values))
         elif isinstance(value, bool | str):
             continue
-        elif name.split(".")[-1].startswith("dropout"):
+        elif name.split(".")[-1].startswith(BELOW_ONE):
             if not 0 <= value < 1:
                 complain(name, value, "at least 0 and below 1")
         elif not math.isfinite(value) or value < 0:

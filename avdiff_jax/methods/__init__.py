@@ -8,6 +8,7 @@ from avdiff_jax.methods import (
     attention_fusion,
     avca,
     avdiff,
+    avdiff_plus,
     avgan,
     hip,
     linear,
@@ -24,6 +25,7 @@ from avdiff_jax.methods.method import Method
 
 METHODS = {
     "avdiff": avdiff.METHOD,
+    "avdiff_plus": avdiff_plus.METHOD,
     "avgan": avgan.METHOD,
     "attention_fusion": attention_fusion.METHOD,
     "perceiver": perceiver.METHOD,
@@ -67,7 +69,7 @@ def reads(name: str, field: str) -> bool:
 
 
 def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
-    """Refuses a field that the method would silently ignore.
+    """Refuses a field that the method would silently ignore, and choices at odds with each other.
 
     Args:
       config: its method is a known one.
@@ -92,3 +94,5 @@ def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
         raise UserError(
             f"--config.model.switch={model.switch} must be at most model.depth={model.depth}"
         )
+    if (refuse := METHODS[name].check) is not None:
+        refuse(config)

@@ -107,6 +107,10 @@ class Method(NamedTuple):
     calibration_grid: candidate values of gamma.
     refresh: (info, variables, clips) -> Vars, at the start of a substage; `clips()` iterates over
       the substage's training clips.
+    solve: (info, variables, features, labels) -> Vars, at the start of substage 2 and after classes
+      were added: what follows in closed form from the features [n, ...] and labels [n] of all
+      training clips, on the host. Only methods have it whose substage 2 leaves the features alone.
+    check: (config) -> None; raises UserError where choices contradict each other.
     generate: (info, variables, labels, key) -> synthetic features [n, d].
     embed: (info, variables, features) -> real features [B, d] in the space of `generate`.
     grow: (info, variables, clips, key) -> Vars with the outputs of the classes that `info` has
@@ -123,6 +127,8 @@ class Method(NamedTuple):
     frozen: Callable[[Info, int], Frozen] = lambda info, substage: Frozen()
     calibration_grid: tuple[float, ...] = tuple(i / 10 for i in range(11))
     refresh: Callable[[Info, Vars, Clips], Vars] | None = None
+    solve: Callable[[Info, Vars, np.ndarray, np.ndarray], Vars] | None = None
+    check: Callable[[ConfigDict], None] | None = None
     generate: Callable[[Info, Vars, jax.Array, jax.Array], jax.Array] | None = None
     embed: Callable[[Info, Vars, Features], jax.Array] | None = None
     grow: Callable[[Info, Vars, Clips, jax.Array], Vars] | None = None

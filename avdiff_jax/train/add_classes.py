@@ -70,6 +70,11 @@ def add_classes(
         model, info=info, kinds=model.kinds + (ADDED,) * len(new), examples=examples,
         vars=grow(info, model.vars, lambda: iterate_batches(model, clips, labels), k_grow),
     )
+    if model.method.solve:
+        solved = model.method.solve(info, grown.vars, examples.features, examples.labels)
+        grown = dataclasses.replace(grown, vars=solved)
+    if not model.method.players(info, 2):
+        return grown
     return dataclasses.replace(grown, vars=train_on_examples(grown, k_train, seed))
 
 

@@ -1,7 +1,7 @@
 """A stage made ready: whom it trains and measures, and its compiled functions."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from avdiff_jax.cli.alternatives import fill_fields
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits.stages import Members, Stage, concat_members
 from avdiff_jax.data.store import Store
@@ -17,7 +18,13 @@ from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets
 from avdiff_jax.methods.method import Info, Method, Vars, abstract_batch
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
-from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members, prepare_scorer
+from avdiff_jax.train.scoring import (
+    EvaluationBatches,
+    Scorer,
+    compile_fusing,
+    compile_judging,
+    fuse_members,
+)
 from avdiff_jax.train.source import Source
 from avdiff_jax.train.step import compile_training
 
@@ -57,23 +64,49 @@ class StageContext(Scorer):
             )
         return self.programs[kind]
 
+    def fill_fields(self, filled: Mapping[str, str]) -> "StageContext":
+        """Returns the same stage with what open fields of the configuration hold; what fuses clips
+        does not depend on these and stays."""
+        if not filled:
+            return self
+        info = self.info._replace(config=fill_fields(self.info.config, filled))
+        return assemble_stage(
+            self.method, info, self.feed, self.fuse, self.number, self.stage, self.lengths
+        )
+
 
 def prepare_stage(
     config: ConfigDict, method: Method, feed: Feed, stage: Stage, number: int
 ) -> StageContext:
     """Makes stage `number` ready; a function that is never called is never compiled."""
     info = describe_stage(config, feed.store, stage)
+    fuse = compile_fusing(method, info, feed)
     clips = np.concatenate([stage.base.clips, *(members.clips for members in stage.novel)])
     limits = Limits(config.data.train_max_audio, config.data.train_max_video)
-    scorer, precision = prepare_scorer(method, info, feed), config.device.precision
+    return assemble_stage(
+        method, info, feed, fuse, number, stage, limits.lengths(feed.store, clips)
+    )
+
+
+def assemble_stage(
+    method: Method,
+    info: Info,
+    feed: Feed,
+    fuse: Callable,
+    number: int,
+    stage: Stage,
+    lengths: Lengths,
+) -> StageContext:
+    """Compiles what depends on `info` beside `fuse`."""
+    precision = info.config.device.precision
 
     def compile_part(function):
         # Methods without a generator have neither.
         return compile_function(partial(function, info), precision) if function else None
 
     return StageContext(
-        method, info, feed, scorer.fuse, scorer.judge,
-        number=number, stage=stage, lengths=limits.lengths(feed.store, clips),
+        method, info, feed, fuse, compile_judging(method, info, feed.mesh),
+        number=number, stage=stage, lengths=lengths,
         collate=compile_function(feed.batch, precision, static_argnames="lengths"),
         embed=compile_part(method.embed), generate=compile_part(method.generate),
     )

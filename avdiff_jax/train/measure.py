@@ -9,9 +9,9 @@ import numpy as np
 
 from avdiff_jax import metrics
 from avdiff_jax.data.splits.stages import Members, concat_members
-from avdiff_jax.data.windows import ROLES
 from avdiff_jax.inference.model import BASE, NOVEL, Examples, Trained
 from avdiff_jax.methods.method import Vars
+from avdiff_jax.methods.shared.gaussian_head import average_rows
 from avdiff_jax.runtime.hosts import fetch
 from avdiff_jax.train.context import StageContext, fuse_training_clips
 from avdiff_jax.train.records import Stage1Record
@@ -75,8 +75,9 @@ class GeneratorQuality:
 
 def measure_generator(context: StageContext, outcome: Outcome, draw: int) -> GeneratorQuality:
     """Measures how good the generator is: its noise loss (1.0 is what predicting zero gives), the
-    norm of synthetic against real features, and how many synthetic features the nearest mean of
-    real ones assigns to their own novel class (chance: 1 / classes)."""
+    norm of synthetic against real features, the variance within classes of both, and how many
+    synthetic features the nearest mean of real ones assigns to their own novel class (chance:
+    1 / classes)."""
     variables, config = outcome.state.vars, context.info.config
     assert context.generate and context.embed
     novel = np.flatnonzero(~context.info.is_base)
@@ -91,14 +92,25 @@ def measure_generator(context: StageContext, outcome: Outcome, draw: int) -> Gen
     report = {
         "norm_synthetic": float(np.linalg.norm(synthetic, axis=1).mean()),
         "norm_real": float(np.linalg.norm(real, axis=1).mean()),
+        "variance_synthetic": measure_variance(synthetic, labels),
+        "variance_real": measure_variance(real, members.labels),
         "recognised": float(100 * (novel[distance.argmin(1)] == labels).mean()),
         "chance": 100 / len(novel),
     }
     last = outcome.record.last or {}
-    for role in ROLES:
-        if f"{role}/main/noise_loss" in last:
-            report[f"noise_loss_{role}"] = last[f"{role}/main/noise_loss"]
+    for name, value in last.items():
+        role, _, metric = name.split("/")
+        if metric == "noise_loss":
+            report[f"noise_loss_{role}"] = value
     return GeneratorQuality(real, members.labels, synthetic, labels, report)
+
+
+def measure_variance(rows: np.ndarray, labels: np.ndarray) -> float:
+    """Measures the variance within classes of rows [n, d], averaged over dimensions; 0 where every
+    class has a single row."""
+    residual = rows - average_rows(rows, labels, labels.max() + 1)[labels]
+    freedom = max(len(rows) - len(np.unique(labels)), 1)
+    return float(np.square(residual).sum(0).mean() / freedom)
 
 
 def build_model(

@@ -63,7 +63,8 @@ def fresh_optimisers(method: Method, info: Info, substage: int, vars: Vars) -> d
 
 
 def carried_optimisers(method: Method, info: Info, substage: int, vars: Vars, old: dict) -> dict:
-    """As `fresh_optimisers`, but moments of groups that go on moving are kept from `old`.
+    """As `fresh_optimisers`, but moments of groups that go on moving are kept from `old`; a player
+    that was not there before is fresh.
 
     The rate is fresh: stage 2 replays only the cuts before the best epoch, so a cut that was
     carried over would be there in one stage and not in the other.
@@ -78,9 +79,9 @@ def carried_optimisers(method: Method, info: Info, substage: int, vars: Vars, ol
             return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
         return before
 
-    return {
+    return fresh | {
         name: keep(state, old[name])._replace(hyperparams=state.hyperparams)
-        for name, state in fresh.items()
+        for name, state in fresh.items() if name in old
     }
 
 

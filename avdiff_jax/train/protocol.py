@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from avdiff_jax.cli.alternatives import fill_fields
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.of_config import open_data
@@ -84,7 +85,9 @@ def run(
                 )
             if what == "stage1":
                 return None
-            second = prepare_stage(config, method, feed, stages[2], 2)
+            second = prepare_stage(
+                fill_fields(config, record.filled), method, feed, stages[2], 2
+            )
             variables = initialise_variables(second)
             print(tabulate_parameters(variables))
             if what == "evaluate":

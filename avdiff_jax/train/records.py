@@ -5,19 +5,21 @@ from typing import Any, NamedTuple
 
 
 class Phase(NamedTuple):
-    """Where in the protocol: stage 1 or 2, substage 1 or 2, draw of the shots; None for all draws
-    side by side."""
+    """Where in the protocol: stage 1 or 2, substage 1 or 2, draw of the shots, None for all draws
+    side by side; and where stage 1 tries what open fields may hold, which trial, from 1."""
 
     stage: int
     substage: int
     draw: int | None = 0
+    trial: int = 0
 
     @property
     def name(self) -> str:
         """Folder of its checkpoints and prefix of its curves."""
         draw = "-draws" if self.draw is None else f"-draw{self.draw}"
         of_draw = (self.stage, self.substage) == (2, 2)
-        return f"stage{self.stage}-substage{self.substage}{draw if of_draw else ''}"
+        trial = f"-trial{self.trial}" if self.trial else ""
+        return f"stage{self.stage}-substage{self.substage}{draw if of_draw else trial}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,14 @@ class SubstageChoice:
         return cls(part["epochs"], tuple(part["cuts"]), part["measured"], part["seconds"])
 
 
+class Trial(NamedTuple):
+    """A way of filling the open fields of the configuration, by dotted name, and the AUSUC on Val
+    that it led to: on few clips it is surer than HM, which hangs on one calibration value."""
+
+    filled: dict[str, str]
+    ausuc: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage1Record:
     """What stage 1 has chosen: stage 2 trains by it, and the result file tells it.
@@ -97,6 +107,7 @@ class Stage1Record:
     gamma: the calibration value.
     run_epochs: finished epochs over the whole run.
     temperature: of the probabilities; None in the records of earlier versions.
+    trials: what was tried for open fields, the best one first; stage 2 takes it.
     """
 
     substage1: SubstageChoice
@@ -104,11 +115,18 @@ class Stage1Record:
     gamma: float
     run_epochs: int
     temperature: float | None = None
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def filled(self) -> dict[str, str]:
+        """What the open fields hold from now on, by dotted name; empty where none was open."""
+        return self.trials[0].filled if self.trials else {}
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of stage1.json, without its version."""
         fields = dataclasses.asdict(self)
-        return {"at": fields.pop("run_epochs"), **fields}
+        trials = [trial._asdict() for trial in self.trials]
+        return {"at": fields.pop("run_epochs"), **fields, "trials": trials}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Stage1Record":
@@ -117,4 +135,5 @@ class Stage1Record:
             SubstageChoice.from_json(content["substage1"]),
             SubstageChoice.from_json(content["substage2"]),
             content["gamma"], content["at"], content.get("temperature"),
+            tuple(Trial(**trial) for trial in content.get("trials", ())),
         )

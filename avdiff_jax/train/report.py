@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from avdiff_jax import metrics
+from avdiff_jax.cli.alternatives import fill_fields
+from avdiff_jax.cli.choices import AUTO
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.inference.model import Trained, model_file
 from avdiff_jax.io.documents import plain
@@ -126,18 +128,24 @@ def collect_results(
     """
     config, info, where = context.info.config, context.info, "Val of stage 1"
     one, two = record.substage1, record.substage2
+    trials = [{**trial.filled, "AUSUC": trial.ausuc} for trial in record.trials]
+    asked = fill_fields(config, dict.fromkeys(record.filled, AUTO))
     chosen = {
         "epochs_substage1": {"value": one.epochs, "on": f"{where}, best B"},
         "epochs_substage2": {"value": two.epochs, "on": f"{where}, best HM"},
         "rate_cuts_substage1": {"value": list(one.cuts), "on": where},
         "rate_cuts_substage2": {"value": list(two.cuts), "on": where},
         "gamma": {"value": record.gamma, "on": f"{where}, {config.eval.calibration}"},
+        **{
+            name: {"value": value, "on": f"{where}, best AUSUC", "trials": trials}
+            for name, value in record.filled.items()
+        },
     }
     of_stage1 = {"stage1_substage1": one.seconds, "stage1_substage2": two.seconds}
     return results_json.results_json(
         test=aggregate_draws(measurements),
         validation={"substage1": one.measured, "substage2": two.measured},
-        chosen=chosen, config=plain(config.to_dict()), device=devices.describe(),
+        chosen=chosen, config=plain(asked.to_dict()), device=devices.describe(),
         timing=timing | of_stage1, generator=generators,
         data={"store": context.feed.store.name, "classes": len(info.classes)},
         draws_trained="together" if together else "apart",

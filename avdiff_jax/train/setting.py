@@ -90,8 +90,8 @@ def plan_epoch(setting: Setting, epoch: int) -> dict[str, Any]:
 
 def make_dropout_key(config: ConfigDict, phase: Phase) -> jax.Array:
     """Makes the root of all random draws on the device in a substage."""
-    key, place = jax.random.key(config.seed), cast(tuple[int, int, int], phase)
-    for number in place:
+    key, place = jax.random.key(config.seed), cast(tuple[int, int, int], phase[:3])
+    for number in place:  # trials share their draws, so that what they differ in decides
         key = jax.random.fold_in(key, number)
     return key
 

@@ -8,10 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax import metrics
+from avdiff_jax.cli.alternatives import list_alternatives
 from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime import devices
-from avdiff_jax.train.context import StageContext, initialise_variables, iterate_training_clips
+from avdiff_jax.runtime.hosts import fetch
+from avdiff_jax.train.context import (
+    StageContext,
+    fuse_training_clips,
+    initialise_variables,
+    iterate_training_clips,
+)
 from avdiff_jax.train.draws import choose_draw_phases, split_draws
 from avdiff_jax.train.feature_cache import cache_members
 from avdiff_jax.train.optimisers import (
@@ -20,7 +27,7 @@ from avdiff_jax.train.optimisers import (
     copy_tree,
     fresh_optimisers,
 )
-from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice
+from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice, Trial
 from avdiff_jax.train.scoring import batch_members, check_scores, fuse_members, score_members
 from avdiff_jax.train.setting import Schedule, Select, Setting
 from avdiff_jax.train.source import Source
@@ -48,6 +55,10 @@ def prepare_state(
         if context.method.refresh:
             clips = iterate_training_clips(context, members)
             of_draw = context.method.refresh(context.info, of_draw, clips)
+        if context.method.solve and phase.substage == 2:
+            every = concat_members(*members)
+            features = fetch(fuse_training_clips(context, of_draw, every))
+            of_draw = context.method.solve(context.info, of_draw, features, every.labels)
         args = (context.method, context.info, phase.substage, of_draw)
         if phase.substage == 1 or context.info.config.train.reset_optimizer or not before:
             opt = fresh_optimisers(*args)
@@ -65,7 +76,8 @@ def prepare_substage(
     """Prepares setting and first state of a substage; arguments as of `prepare_state`."""
     members = members_of(context, phase)
     source: Source = context.feed
-    if context.uses_cache(phase.substage):
+    trains = bool(context.method.players(context.info, phase.substage))
+    if trains and context.uses_cache(phase.substage):
         every = concat_members(*(part for of_draw in members for part in of_draw))
         source = cache_members(context, variables, every, context.lengths)
     draws = len(members) if phase.draw is None else 0
@@ -133,19 +145,43 @@ def select_by_harmonic_mean(context: StageContext, variables: Vars) -> Select:
 
 
 def run_stage1(context: StageContext, services: Services) -> Stage1Record:
-    """Trains both substages on Train 1 with selection on Val."""
+    """Trains both substages on Train 1 with selection on Val; substage 2 once for each way of
+    filling open fields."""
     train = context.info.config.train
     setting, state = prepare_substage(context, Phase(1, 1), initialise_variables(context), None)
     schedule = Schedule(train.epochs1, select_by_base_accuracy(context))
     first = run_substage(setting, state, schedule, services, 0)
-    setting, state = prepare_substage(context, Phase(1, 2), first.best, first.state)
-    schedule = Schedule(train.epochs2, select_by_harmonic_mean(context, first.best))
-    second = run_substage(setting, state, schedule, services, first.record.run_epochs)
-    substage1, substage2 = SubstageChoice.of(first.record), SubstageChoice.of(second.record)
+    tried, run_epochs = try_alternatives(context, services, first)
+    substage2 = tried[0][1]
     return Stage1Record(
-        substage1, substage2, substage2.measured["val/gamma"], second.record.run_epochs,
+        SubstageChoice.of(first.record), substage2, substage2.measured["val/gamma"], run_epochs,
         substage2.measured.get("val/temperature"),
+        tuple(Trial(filled, of.measured["val/AUSUC"]) for filled, of in tried if filled),
     )
+
+
+def try_alternatives(
+    context: StageContext, services: Services, first: Outcome
+) -> tuple[list[tuple[dict[str, str], SubstageChoice]], int]:
+    """Trains substage 2 of stage 1 once for each way of filling open fields, once where none is,
+    always from the best epoch of substage 1.
+
+    Returns:
+      what was filled in and what was chosen then, by AUSUC on Val, the best first; finished epochs
+      over the whole run.
+    """
+    run_epochs, tried = first.record.run_epochs, []
+    for number, filled in enumerate(list_alternatives(context.info.config), start=1):
+        of_trial, phase = context.fill_fields(filled), Phase(1, 2, trial=number if filled else 0)
+        setting, state = prepare_substage(of_trial, phase, first.best, first.state)
+        epochs = context.info.config.train.epochs2
+        schedule = Schedule(epochs, select_by_harmonic_mean(of_trial, first.best))
+        second = run_substage(setting, state, schedule, services, run_epochs)
+        run_epochs = second.record.run_epochs
+        tried.append((filled, SubstageChoice.of(second.record)))
+    if len(tried) > 1:
+        tried.sort(key=lambda trial: -trial[1].measured["val/AUSUC"])  # of equals the first
+    return tried, run_epochs
 
 
 def run_stage2(

@@ -70,7 +70,9 @@ def update(
         )
         variables = variables.replace(stats=stats)
     for i, player in enumerate(players):
-        for repeat in range(player.repeats):
+        # A scan compiles a player once, however often it moves.
+        def move(carry, repeat, i=i, player=player):
+            variables, opt = carry
             moving = of_groups(variables.params, player.groups)
             k = jax.random.fold_in(jax.random.fold_in(k_players, i), repeat)
             rest = (player, info, variables, batch, k, role)
@@ -84,9 +86,17 @@ def update(
                 differentiate = jax.value_and_grad(loss_of, has_aux=True)
                 detached = jax.lax.stop_gradient(features)
                 (_, (_, shown)), grads = differentiate(moving, detached, *rest)
-            changes, opt[player.name] = optimiser(player).update(grads, opt[player.name], moving)
-            variables = with_params(variables, optax.apply_updates(moving, changes))
-            metrics |= {f"{player.name}/{name}": value for name, value in shown.items()}
+            changes, opt = optimiser(player).update(grads, opt, moving)
+            return (with_params(variables, optax.apply_updates(moving, changes)), opt), shown
+
+        carry = variables, opt[player.name]
+        if player.repeats == 1:
+            carry, shown = move(carry, 0)
+        else:
+            carry, shown = jax.lax.scan(move, carry, jnp.arange(player.repeats))
+            shown = jax.tree.map(lambda values: values[-1], shown)
+        variables, opt[player.name] = carry
+        metrics |= {f"{player.name}/{name}": value for name, value in shown.items()}
     return state.replace(vars=variables, opt=opt, updates=state.updates + 1), metrics
 
 

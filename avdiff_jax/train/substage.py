@@ -245,7 +245,7 @@ class SubstageRun:
             finished=epoch == self.schedule.epochs,
         )
         phase, numbers = self.setting.phase, {k: float(v) for k, v in values.items()}
-        place = phase._asdict() | {"epoch": epoch}
+        place = dict(stage=phase.stage, substage=phase.substage, draw=phase.draw, epoch=epoch)
         self.services.writer.scalars(self.record.run_epochs, numbers, phase.name, **place)
         self.services.writer.flush()
         if self.record.finished or self.is_due(EPOCH_SAVE_SECONDS):

@@ -10,6 +10,7 @@ from typing import NotRequired, TypedDict
 from ml_collections import ConfigDict
 
 from avdiff_jax.cli import configuration
+from avdiff_jax.cli.alternatives import count_alternatives
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import documents
 from avdiff_jax.runtime.checkpoint import Checkpoints
@@ -17,7 +18,11 @@ from avdiff_jax.train.records import Phase, Stage1Record
 
 FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 DRAWS = (0, 1, 2, None)
-PHASES = (Phase(1, 1), Phase(1, 2), Phase(2, 1), *(Phase(2, 2, draw) for draw in DRAWS))
+TRIALS = range(count_alternatives() + 1)  # 0: no field is open
+PHASES = (
+    Phase(1, 1), *(Phase(1, 2, trial=trial) for trial in TRIALS), Phase(2, 1),
+    *(Phase(2, 2, draw) for draw in DRAWS),
+)
 
 
 class ChoiceContent(TypedDict):
@@ -29,6 +34,13 @@ class ChoiceContent(TypedDict):
     seconds: float
 
 
+class TrialContent(TypedDict):
+    """A `Trial` as JSON."""
+
+    filled: dict[str, str]
+    ausuc: float
+
+
 class RecordContent(TypedDict):
     """A `Stage1Record` as JSON."""
 
@@ -37,6 +49,7 @@ class RecordContent(TypedDict):
     gamma: float
     at: int
     temperature: NotRequired[float | None]
+    trials: NotRequired[list[TrialContent]]
 
 
 RECORD = documents.Document(

@@ -139,6 +139,22 @@ def test_each_ablation_is_one_word(file, word, field, value):
     assert {k: v for k, v in after.items() if v != before[k]} == {field: value}
 
 
+@pytest.mark.parametrize("words, generator, head", [
+    ("", "none", "gaussian"), (",generator=diffusion", "diffusion", "linear"),
+    (",generator=gaussian,fast", "gaussian", "linear"),
+])
+@pytest.mark.parametrize("file", FILES)
+def test_avdiff_plus_generates_nothing_unless_it_is_asked_to(file, words, generator, head):
+    found = values(file, f"5shot,method=avdiff_plus{words}")
+    assert (found["generator"], found["avdiff_plus.head"]) == (generator, head)
+    assert (found["avdiff_plus.space"], found["train.frozen_mode"]) == ("auto", "eval")
+    steps = 2 * found["train.batches"] * found["avdiff_plus.repeats"]
+    assert 600 <= steps < 600 + 2 * found["train.batches"]
+    c = FILES[file].get_config(f"5shot,method=avdiff_plus{words}")
+    check_values(c)
+    check(c)
+
+
 @pytest.mark.parametrize(
     "words, complaint",
     [("5shots", "unknown config word '5shots'"), ("0shot", "unknown"), ("5shot,10shot", "twice"),

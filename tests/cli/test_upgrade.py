@@ -17,7 +17,7 @@ FILES = {"ucf": ucf, "vggsound": vggsound, "activitynet": activitynet, "syntheti
 SAVED = json.loads((ROOT / "tests" / "cli" / "saved_configurations.json").read_text())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"avdiff_plus"}))  # which came later
 @pytest.mark.parametrize("file", FILES)
 def test_an_unchanged_one_is_that_of_today(file, name):
     today = FILES[file].get_config(f"5shot,method={name}").to_dict()

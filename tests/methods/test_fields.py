@@ -18,6 +18,8 @@ from avdiff_jax.methods.method import Info, Method
 from tests.methods import toy
 from tests.programs import Recorded
 
+# With a generator and all that a head can see, so that every field has a part in something.
+WHOLE = {"avdiff_plus": ("avdiff_plus,generator=diffusion", {"avdiff_plus__space": "both"})}
 DEPTH = {"model__depth": 3, "model__switch": 2}  # so that all patterns of attention differ
 
 
@@ -91,7 +93,8 @@ def changed(info: Info, field: str, value) -> Info:
 @cache
 def usual(name: str) -> tuple[Info, list, frozenset[str]]:
     """A method's information, the parts that it makes of it, and the fields that it looks at."""
-    info, seen = toy.info(name, **DEPTH), set()
+    words, changes = WHOLE.get(name, (name, {}))
+    info, seen = toy.info(words, **DEPTH, **changes), set()
     watched = info._replace(config=Recorded(info.config, seen))
     return info, list(parts(name, watched)), frozenset(seen)
 

@@ -38,14 +38,24 @@ READS = (
 BLOCKS = ("model.depth", "model.heads", "model.head_dim", "model.dropout_blocks")
 
 
-def init(info: Info, batch: Batch, key: jax.Array, fusion: Callable = Fusion) -> Vars:
-    """Draws a fresh trunk and head for batches like `batch`."""
+def init(
+    info: Info, batch: Batch, key: jax.Array, fusion: Callable = Fusion, beside: int = 0
+) -> Vars:
+    """Draws a fresh trunk and head for batches like `batch`.
+
+    Args:
+      info: of the stage.
+      batch: gives the shapes.
+      key: of all that is random.
+      fusion: see above.
+      beside: dimensions that the head sees beside the fused token.
+    """
     k_time, k_trunk, k_head = jax.random.split(key, 3)
     model = info.config.model
     buffers = scaling_buffers(info)
     buffers["fourier"] = model.fourier_scale * jax.random.normal(k_time, (2, model.code // 2))
     trunk = Trunk(info.config, fusion).init(k_trunk, batch, buffers, False)
-    head = heads.build_head(info).init(k_head, jnp.zeros((1, model.dim)), False)
+    head = heads.build_head(info).init(k_head, jnp.zeros((1, model.dim + beside)), False)
     params = {**trunk["params"], **head["params"]}
     return Vars(params, {**trunk["stats"], **head["stats"]}, buffers)
 
