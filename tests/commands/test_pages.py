@@ -11,6 +11,7 @@ import pytest
 from avdiff_jax.cli import configuration
 from configs import common
 from tests import ROOT
+from tests.test_structure import FLOORS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES}
@@ -108,6 +109,13 @@ def test_files_that_are_named_exist():
     roots = ROOT, ROOT / "avdiff_jax"
     assert named
     assert not [pair for pair in named if not any((root / pair[1]).exists() for root in roots)]
+
+
+def test_the_rooms_are_in_the_order_of_their_floors():
+    table = TEXTS["docs/design.md"].split("\n\n", 4)[3]
+    rooms = [re.sub(r"\.py$|/$", "", name) for row in table.splitlines()
+             for name in re.findall(r"`([\w./]+)`", row.split("|")[1])]
+    assert rooms == [room for room in FLOORS if not room.startswith("__")]
 
 
 def test_links_lead_somewhere():
