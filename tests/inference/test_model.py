@@ -88,6 +88,24 @@ def test_saved_and_loaded(model, tmp_path):
         assert all(not file[name].dtype.hasobject for name in file.files)
 
 
+def test_a_file_of_version_0_1_is_read(finished, model, tmp_path):
+    """Its configuration lacks what came later, and names no sizes of the method."""
+    with np.load(models.model_file(finished[0], 1)) as file:
+        arrays = dict(file)
+    header = json.loads(arrays["header"].tobytes())
+    assert header["config"]["train"].pop("draws") == "auto"
+    path = tmp_path / "old.npz"
+    np.savez(path, **arrays | {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)})
+    again = models.load(path)
+    assert again.info.config.to_dict() == model.info.config.to_dict()
+    # TCaF on UCF had depth 6, whatever its file says.
+    header["config"] |= {"dataset": "ucf", "method": "tcaf"}
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match="lacks params/aux"):  # of TCaF, in a file of AV-Diff
+        models.load(path)
+
+
 @pytest.mark.parametrize(
     "change, complaint",
     [
