@@ -90,7 +90,7 @@ def target(predict: str, x0: Float[Array, "b d"], noise: Float[Array, "b d"], al
 
 
 def clean_and_noise(predict: str, x, said, alpha_bar):
-    """x_0 and eps [b, d] as a predictor tells them; they make up x_t as Eq. (7) says.
+    """x_0 and eps [b, d] as a predictor tells them; they make up x_t as `noised` says.
 
     Args:
       predict: what it predicts, one of `PREDICTIONS`.
