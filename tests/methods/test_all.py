@@ -47,7 +47,6 @@ EXPECTED = {
 }
 # Nothing moves in substage 2 of AV-Diff+; tests of its own try its other head.
 TRAINED = [name for name in COUNTS if name not in ("ncm", "linear", "avdiff_plus")]
-EVAL_ONLY = ("tsl",)  # freezes in evaluation mode whatever the configuration says
 
 
 def test_every_method_is_here():
@@ -166,7 +165,8 @@ def test_padding_changes_no_loss(name):
 
 
 @pytest.mark.parametrize(
-    "name, mode", [*((name, "train") for name in TRAINED), ("mbt", "eval"), ("sldg", "eval")]
+    "name, mode", [*((name, "train") for name in TRAINED), ("mbt", "eval"), ("sldg", "eval"),
+                   ("tsl", "eval")]
 )
 def test_frozen_groups_stand_still(name, mode):
     info, method = toy.info(name, train__frozen_mode=mode), METHODS[name]
@@ -175,7 +175,7 @@ def test_frozen_groups_stand_still(name, mode):
     frozen = method.frozen(info, 2)
     moving = [g for player in method.players(info, 2) for g in player.groups]
     assert sorted([*frozen.groups, *moving]) == sorted(before.params)  # each in one place
-    assert frozen.mode == ("eval" if name in EVAL_ONLY else mode) or not frozen.groups
+    assert frozen.mode == mode or not frozen.groups
 
     @toy.jit
     def run(state, key):

@@ -121,7 +121,8 @@ def standardize(
 def generator_loss(
     info: Info, variables: Vars, c_o: jax.Array, labels: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, dict]:
-    """How well the predictor says what it is asked for. The noise loss where it is noise; v or x_0 alike.
+    """How well the predictor says what it is asked for. The noise loss where it is noise; v or x_0
+    alike.
 
     Args:
       info: of the stage.
