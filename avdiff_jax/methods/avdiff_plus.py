@@ -39,7 +39,7 @@ BLOCKS = {"token": (1, 0), "raw": (0, 1), "both": (1, 1), "auto": (1, 0)}
 
 def select_blocks(info: Info, space: str) -> np.ndarray:
     """1 for each dimension of the features [dim + 96] that belongs to `space`, else 0."""
-    return np.repeat(np.float32(BLOCKS[space]), (info.config.model.dim, COMPONENTS))
+    return np.repeat(np.array(BLOCKS[space], np.float32), (info.config.model.dim, COMPONENTS))
 
 
 def see(info: Info, variables: Vars, features: jax.Array) -> jax.Array:

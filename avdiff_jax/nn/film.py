@@ -15,7 +15,7 @@ LAYERS = 2
 def time_code(t: Float[Array, " b"]) -> Float[Array, "b f"]:
     """32 sines and 32 cosines of relative times t in 0..1; their frequencies go from pi to
     100 pi in equal ratios."""
-    phase = t[:, None] * np.float32(np.pi * np.geomspace(1, 100, FREQUENCIES))[None]
+    phase = t[:, None] * (np.pi * np.geomspace(1, 100, FREQUENCIES)).astype(np.float32)[None]
     return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
 
 

@@ -111,7 +111,7 @@ class Writer:
 
     def scalars(
         self, at: int, values: Mapping[str, float], prefix: str = "", *, step: int | None = None,
-        **place: int
+        **place: int | None
     ) -> None:
         """Writes one line of numbers.
 

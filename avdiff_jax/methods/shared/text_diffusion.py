@@ -13,6 +13,7 @@ from avdiff_jax.losses import squared_error
 from avdiff_jax.methods.method import Info, Player, Vars
 from avdiff_jax.methods.shared.gaussian_head import average_rows
 from avdiff_jax.nn.film import FilmPredictor
+from avdiff_jax.nn.layers import apply_params
 
 GROUP = "gen"
 ROWS = 128  # noised features at least in a step: with fewer, synthetic features spread too far
@@ -121,8 +122,7 @@ def standardize(
 def generator_loss(
     info: Info, variables: Vars, c_o: jax.Array, labels: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, dict]:
-    """How well the predictor says what it is asked for. The noise loss where it is noise; v or x_0
-    alike.
+    """How well the predictor says what it is asked for: `diffusion.noise_loss` for noise, v or x_0.
 
     Args:
       info: of the stage.
@@ -146,8 +146,8 @@ def generator_loss(
     kept = jax.random.bernoulli(k_drop, 1 - plus.drop_condition, (len(x0), 1))
     alpha_bar = jnp.asarray(s.alpha_bar)[t][:, None]
     x = diffusion.noised(x0, t, noise, s)
-    params = {"params": variables.params[GROUP]}
-    said = build_predictor(info).apply(params, x, (t + 1) / s.steps, kept * w)
+    params = variables.params[GROUP]
+    said = apply_params(build_predictor(info), params, x, (t + 1) / s.steps, kept * w)
     _, eps = diffusion.clean_and_noise(plus.predict, x, said, alpha_bar)
     wanted = diffusion.target(plus.predict, x0, noise, alpha_bar)
     return squared_error(said, wanted).mean(), {"noise_loss": squared_error(eps, noise).mean()}
