@@ -72,14 +72,15 @@ def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
     """Refuses a field that the method would silently ignore, and choices at odds with each other.
 
     Args:
-      config: its method is a known one.
+      config: locked or not.
       usual: the configuration before fields were changed; without it the choices of the paper's
         tables alone are compared, with their usual values.
 
     Raises:
-      UserError: names the field, the method, and the methods that read the field.
+      UserError: an unknown method; or names the field, the method, and the methods that read it.
     """
     name, values = config.method, dict(fields(config))
+    refuse = method(name).check
     wanted = {choice.field: choice.usual for choice in OF_WORD.values()}
     wanted |= dict(fields(usual)) if usual else {}
     for field, value in values.items():
@@ -94,5 +95,5 @@ def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
         raise UserError(
             f"--config.model.switch={model.switch} must be at most model.depth={model.depth}"
         )
-    if (refuse := METHODS[name].check) is not None:
+    if refuse is not None:
         refuse(config)

@@ -12,16 +12,21 @@ from avdiff_jax.extract import frames
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "extract" / "frames.npz"
 
 
+def golden():
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
 @pytest.mark.parametrize("negative, seen", [(False, "right"), (True, "ucf_vggsound")])
 @pytest.mark.parametrize("images, prefix", [("bgr", ""), ("odd", "odd_")])
 def test_published_frames(negative, seen, images, prefix):
-    numbers = np.load(GOLDEN)
+    numbers = golden()
     ours = [frames.see_c3d(image[..., ::-1], negative) for image in numbers[images]]
     np.testing.assert_array_equal(ours, numbers[f"{prefix}{seen}_uint8_hwc"])
 
 
 def test_every_value_becomes_negative_but_0():
-    numbers = np.load(GOLDEN)
+    numbers = golden()
     ramp = np.broadcast_to(numbers["ramp_in"][:, None, None, None], (256, 128, 171, 3))
     ours = [frames.see_c3d(image, True)[0, 0, 0] for image in ramp]
     np.testing.assert_array_equal(ours, numbers["ramp_seen"])

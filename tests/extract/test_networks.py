@@ -14,8 +14,13 @@ from avdiff_jax.extract import c3d, efficientnet, mel, soundnet, vggish, weights
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "extract"
 
 
+def read(path):
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
 def golden(name):
-    return np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
+    return read(GOLDEN / f"{name}.npz")
 
 
 def close(ours, theirs, relative):
@@ -27,7 +32,7 @@ def close(ours, theirs, relative):
 
 def state(numbers):
     """The weights of a golden file by their PyTorch names."""
-    return {key[2:]: numbers[key] for key in numbers.files if key.startswith("w.")}
+    return {key[2:]: numbers[key] for key in numbers if key.startswith("w.")}
 
 
 def test_mel_tables():
@@ -135,7 +140,7 @@ def by_formula(numbers):
 
 @pytest.mark.slow
 def test_full_size_vggish(shared, tmp_path):
-    numbers = np.load(shared / "extract" / "golden" / "vggish_full.npz")
+    numbers = read(shared / "extract" / "golden" / "vggish_full.npz")
     np.savez(tmp_path / "vggish.npz", **by_formula(numbers))
     params = weights.load_vggish(tmp_path / "vggish.npz")
     assert sum(array.size for array in jax.tree.leaves(params)) == 72_141_184
@@ -144,7 +149,7 @@ def test_full_size_vggish(shared, tmp_path):
 
 @pytest.mark.slow
 def test_full_size_c3d(shared, tmp_path):
-    numbers = np.load(shared / "extract" / "golden" / "c3d_full.npz")
+    numbers = read(shared / "extract" / "golden" / "c3d_full.npz")
     np.savez(tmp_path / "c3d.npz", **by_formula(numbers))
     params = weights.load_c3d(tmp_path / "c3d.npz")
     inputs = golden("c3d_small")

@@ -110,7 +110,7 @@ def test_stopped_in_the_middle_of_epochs(every, whole, tmp_path, monkeypatch):
     def signalling(self, n=1, note=None):
         step(self, n, note)
         if n:
-            places.append(self.label)
+            places.append(self.desc)
             if len(places) % every == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -161,7 +161,9 @@ RECORD = {"gamma": 0.0, "at": 2, "temperature": 0.5} | {
 @pytest.mark.parametrize("number", [{"version": 1}, {}])  # the first ones had none
 def test_a_record_of_another_version_is_refused(number, tmp_path, monkeypatch):
     workdir.write_record(tmp_path, Stage1Record.from_json(RECORD))
-    assert json.loads((tmp_path / "stage1.json").read_text()) == {"version": 1, **RECORD}
+    assert json.loads((tmp_path / "stage1.json").read_text()) == {
+        "version": 1, **RECORD, "trials": []
+    }
     (tmp_path / "stage1.json").write_text(json.dumps(number | RECORD))
     assert workdir.read_record(tmp_path) == Stage1Record.from_json(RECORD)
     monkeypatch.setattr(workdir, "RECORD", dataclasses.replace(workdir.RECORD, version=2))
