@@ -521,11 +521,15 @@ def _read_curves(folder):
 
 def _make_workdir(folder):
     from avdiff_jax.train import workdir
+    from avdiff_jax.train.records import Stage1Record
     from tests import tiny
 
     workdir.claim(folder, tiny.config(), False)
     part = {"epochs": 2, "cuts": [1], "measured": {"val/B": 3.0}, "seconds": 1.0}
-    workdir.write_record(folder, {"substage1": part, "substage2": part, "gamma": 0.1, "at": 4})
+    trial = {"filled": {"model.head": "linear"}, "ausuc": 50.0}
+    workdir.write_record(folder, Stage1Record.from_json({
+        "substage1": part, "substage2": part, "gamma": 0.1, "at": 4, "trials": [trial],
+    }))
 
 
 def _read_workdir(folder):
@@ -534,7 +538,7 @@ def _read_workdir(folder):
 
     workdir.claim(folder, tiny.config(), (folder / "config.json").exists())
     found = workdir.read_record(folder)
-    assert found is None or found["substage1"]["epochs"] >= 0
+    assert found is None or found.substage1.epochs >= 0
 
 
 def _state():
