@@ -78,7 +78,7 @@ def run(args, overrides) -> int:
     failures = benchmark.execute(wanted, functools.partial(benchmark.start_process, command))
     table = tables.benchmark_table(benchmark.finished(wanted))
     written = tables.write([table], args.out or args.root, "benchmark")
-    print(f"{tables.markdown(table)}\nwritten to {', '.join(map(str, written))}")
+    print(f"{tables.plain(table)}\nwritten to {', '.join(map(str, written))}")
     if failures:
         print(benchmark.failure_report(failures), file=sys.stderr)
     return 1 if failures else 0
@@ -92,7 +92,7 @@ def remake(args, _) -> int:
         check_outputs(args, os.path.join(out, "tables.md"))
     all_tables = [tables.benchmark_table(cells), *tables.paper_tables(cells)]
     written = [*tables.write(all_tables, out, "tables"), *tables.figure1(cells, out)]
-    print("\n\n".join(map(tables.markdown, all_tables)))
+    print("\n\n".join(map(tables.plain, all_tables)))
     print(f"written to {', '.join(map(str, written))}")
     return 0
 

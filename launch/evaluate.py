@@ -25,7 +25,7 @@ from avdiff_jax.data.splits.sets import DRAWS
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.inference.model import Trained, load, model_file
-from avdiff_jax.results import results_json
+from avdiff_jax.results import run_table
 from avdiff_jax.runtime import devices
 from avdiff_jax.train import evaluation
 
@@ -74,7 +74,7 @@ def main(argv=None):
         devices.configure()
         store, split = data(args, config)
         outcome = evaluation.evaluate(loaded, store, split, pathlib.Path(args.out))
-        print(f"{results_json.table(outcome)}\nwritten to {args.out}")
+        print(f"{run_table.plain(outcome)}\nwritten to {args.out}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.errors import one_sentence
-from avdiff_jax.results import results_json
+from avdiff_jax.results import run_table
 from avdiff_jax.runtime import devices, hosts, stop
 from avdiff_jax.train import protocol
 
@@ -52,7 +52,7 @@ def main(argv=None):
         print(f"workdir: {workdir}")
         outcome = finish_or_stop(config, workdir, args)
         if outcome:
-            print(f"\n{results_json.table(outcome)}\nwritten to {workdir}/results.json")
+            print(f"\n{run_table.plain(outcome)}\nwritten to {workdir}/results.json")
 
 
 def default_name(config: str) -> str:

@@ -5,6 +5,13 @@ import json
 from collections.abc import Mapping
 
 from avdiff_jax.cli.choices import OF_WORD
+from avdiff_jax.cli.configuration import differences, find_usual
+
+# Fields that say where and how fast a run computes, or which of equal runs it is.
+FREE = (
+    "seed", "dataset", "data.store", "data.split", "data.residence", "data.synthetic.", "device.",
+    "train.draws", "train.steps_per_dispatch", "eval.batch", "eval.generated",
+)
 
 
 def paper() -> dict:
@@ -39,3 +46,27 @@ def paper_row(
         return None
     ((name, value),) = asked.items()
     return numbers["ablations_5shot"].get(name, {}).get(value, {}).get(dataset)
+
+
+def count_classes(results: Mapping) -> tuple[int, int]:
+    """Counts the classes that a run saw, and those of the paper's data set of that name; equal
+    where the run does not say."""
+    theirs = paper()["counts_5shot"][results["config"]["dataset"]]["classes"]["all"]
+    return results.get("data", {}).get("classes", theirs), theirs
+
+
+def describe_departures(results: Mapping) -> str:
+    """Says in what a run is another experiment than the paper's row of its data set and method:
+    another store under that name, or another schedule than its configuration file has with or
+    without the word `published`. Empty where it is the same."""
+    config, (classes, of_paper) = results["config"], count_classes(results)
+    parts = ["the features are made up"] if results.get("data", {}).get("made_up") else []
+    parts += [f"{classes} classes, not {of_paper}"] if classes != of_paper else []
+    ours = differences(config, find_usual(config))
+    published = differences(config, find_usual(config, "published"))
+    parts += [
+        f"{name} = {value}, not {usual}"
+        for name, (value, usual) in ours.items()
+        if name in published and None not in (value, usual) and not name.startswith(FREE)
+    ]
+    return "; ".join(parts)

@@ -1,8 +1,7 @@
-"""The outcome of a run: results.json, and the table beside the paper's row."""
+"""The outcome of a run: results.json."""
 
 import contextlib
 import importlib.metadata
-import importlib.resources
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from avdiff_jax.cli.choices import OF_WORD, fields
 from avdiff_jax.cli.upgrade import upgrade
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import documents
-from avdiff_jax.results.paper import paper, paper_row
 from avdiff_jax.runtime import devices
 
 NUMBERS = ("B", "N", "HM", "FSL")
@@ -50,10 +48,11 @@ class Config(TypedDict):
 
 
 class Data(TypedDict):
-    """What a run saw: the name of its store and how many classes."""
+    """What a run saw: the name of its store, how many classes, whether it is made up."""
 
     store: NotRequired[str]
     classes: NotRequired[int]
+    made_up: NotRequired[bool]
 
 
 class Results(TypedDict):
@@ -171,46 +170,3 @@ def ablation(config: Mapping) -> dict[str, str]:
         if value and value != choice.usual:
             departures[name] = value
     return departures
-
-
-def table(results: Mapping) -> str:
-    """The outcome of a run as Markdown: ours, the paper's row where there is one, each draw."""
-    config, test = results["config"], results["test"]
-    name, shots, method = config["dataset"], config["shots"], config["method"]
-    departures = ablation(config)
-    columns = (*NUMBERS, "AUSUC")
-    ours = [
-        f"**{test['mean'][name]:.2f}** ± {test['std'][name]:.2f}" if name in test["mean"] else ""
-        for name in columns
-    ]
-    rows = [
-        ["", *columns, "gamma"],
-        ["---", *["---:"] * 6],
-        [f"**ours**, mean ± std of {len(test['draws'])}", *ours, ""],
-    ]
-    published = paper_row(name, shots, method, departures)
-    if published and _same_classes(name, results.get("data")):
-        rows.append(["paper", *(f"{published[name]:.2f}" for name in NUMBERS), "", ""])
-    for i, draw in enumerate(test["draws"]):
-        numbers = [f"{draw[name]:.2f}" if name in draw else "" for name in columns]
-        rows.append([f"draw {i}", *numbers, f"{draw['gamma']:.4g}" if "gamma" in draw else ""])
-    words = [dataset(config), f"{shots}-shot", method, *(f"{k} {v}" for k, v in departures.items())]
-    lines = [
-        f"**{', '.join(words)}**: test, percent",
-        "",
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-        "HM of ours is that of the mean B and mean N, as in the paper; "
-        f"the mean of the draws' own HM is {test['mean_of_hm']:.2f}.",
-    ]
-    for name, choice in sorted(results.get("chosen", {}).items()):
-        lines.append(f"{name} = {choice['value']}, chosen on {choice['on']}.")
-    return "\n".join(lines) + "\n"
-
-
-def _same_classes(dataset: str, data: Mapping | None) -> bool:
-    """Whether a run saw as many classes as the paper's data set of that name has: another store
-    under a benchmark configuration is not to be compared with the paper."""
-    if not data:
-        return True
-    return data["classes"] == paper()["counts_5shot"][dataset]["classes"]["all"]

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from avdiff_jax.cli.choices import OF_WORD
 from avdiff_jax.io.files import write_text
-from avdiff_jax.results import plots
-from avdiff_jax.results.paper import paper, paper_row
+from avdiff_jax.results import plots, text_table
+from avdiff_jax.results.paper import describe_departures, paper, paper_row
 from avdiff_jax.results.results_json import NUMBERS
 from avdiff_jax.results.runs import MEASURES, ROWS, Finished, Key, Setting, Summary, summary
+from avdiff_jax.results.text_table import Marks, TextTable
 
 Cells = Mapping[Key, Sequence[Finished]]
 LEGEND = (
@@ -48,62 +49,48 @@ class Table(NamedTuple):
     rows: list[tuple[tuple[str, ...], list[Entry]]]
     note: str = ""
 
-    @property
-    def legend(self) -> str:
-        """What the marks mean that occur in it."""
-        entries = [entry for _, entries in self.rows for entry in entries]
-        marks = (
-            ("In parentheses the paper's number.", any(e.paper is not None for e in entries)),
-            ("Bold: best of ours for the data set and shots.", any(e.best for e in entries)),
-            ("A dash: no finished run.", any(e.mean is None for e in entries)),
-            (self.note, self.note),
-        )
-        return " ".join([LEGEND, *(text for text, there in marks if there)])
-
 
 # ------------------------------------------------------------------------------ notations
 
 
-def _text(entry: Entry, dash: str, plus_minus: str, bold: str) -> str:
-    if entry.mean is None:
-        text = dash
-    else:
-        text = f"{entry.mean:.2f}"
-        text = bold.format(text) if entry.best else text
-        text += "" if entry.std is None else f" {plus_minus} {entry.std:.2f}"
-    return text if entry.paper is None else f"{text} ({entry.paper:.2f})"
-
-
 def markdown(table: Table) -> str:
-    """The table, its title and its note."""
-    rows = [[*table.heads, *table.numbers]]
-    rows.append(["---"] * len(table.heads) + ["---:"] * len(table.numbers))
-    for texts, entries in table.rows:
-        rows.append([*texts, *(_text(entry, "–", "±", "**{}**") for entry in entries)])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([f"**{table.title}**", "", *lines, "", table.legend]) + "\n"
+    """The table, its title and its legend."""
+    return text_table.markdown(write_out(table, text_table.MARKDOWN))
+
+
+def plain(table: Table) -> str:
+    """The same for a terminal."""
+    return text_table.plain(write_out(table, text_table.PLAIN))
 
 
 def latex(table: Table) -> str:
     """A plain tabular that needs no package."""
-
-    def line(cells):
-        return " & ".join(cells) + r" \\"
-
-    head = [_escape(name) for name in (*table.heads, *table.numbers)]
-    out = [
-        f"% {table.title}",
-        r"\begin{tabular}{" + "l" * len(table.heads) + "r" * len(table.numbers) + "}",
-        r"\hline", line(head), r"\hline",
-    ]
-    for texts, entries in table.rows:
-        numbers = [_text(entry, "--", r"$\pm$", r"\textbf{{{}}}") for entry in entries]
-        out.append(line([*map(_escape, texts), *numbers]))
-    return "\n".join([*out, r"\hline", r"\end{tabular}"]) + "\n"
+    return text_table.latex(write_out(table, text_table.LATEX))
 
 
-def _escape(text: str) -> str:
-    return "".join("\\" + c if c in "_&%#$" else c for c in text)
+def write_out(table: Table, marks: Marks) -> TextTable:
+    """Writes the numbers out, and a legend of the marks that occur."""
+    rows = [[*texts, *(_text(e, marks) for e in entries)] for texts, entries in table.rows]
+    entries = [entry for _, entries in table.rows for entry in entries]
+    explained = (
+        ("In parentheses the paper's number.", any(e.paper is not None for e in entries)),
+        (f"{marks.called}: best of ours for the data set and shots.", any(e.best for e in entries)),
+        ("A dash: no finished run.", any(e.mean is None for e in entries)),
+        (table.note, table.note),
+    )
+    legend = " ".join([LEGEND, *(text for text, there in explained if there)])
+    heads = [*table.heads, *table.numbers]
+    return TextTable(table.title, heads, rows, len(table.heads), [legend])
+
+
+def _text(entry: Entry, marks: Marks) -> str:
+    if entry.mean is None:
+        text = marks.dash
+    else:
+        text = f"{entry.mean:.2f}"
+        text = marks.bold.format(text) if entry.best else text
+        text += "" if entry.std is None else f" {marks.plus_minus} {entry.std:.2f}"
+    return text if entry.paper is None else f"{text} ({entry.paper:.2f})"
 
 
 def csv_text(table: Table) -> str:
@@ -143,9 +130,21 @@ def benchmark_table(cells: Cells) -> Table:
         texts = (key.dataset, str(key.shots), key.label, count)
         rows.append((texts, [*_entries(key, whole, MEASURES), minutes]))
     heads = ("data set", "shots", "method", "seeds x draws")
-    note = "minutes: wall time of one run."
+    note = f"minutes: wall time of one run. {remark_departures(cells)}".strip()
     table = Table("benchmark", "Test", heads, (*MEASURES, "minutes"), rows, note)
     return _with_best(table, within=2, numbers=MEASURES)
+
+
+def remark_departures(cells: Cells) -> str:
+    """Says where runs that stand beside the paper's numbers are another experiment."""
+    rows: dict[str, list[str]] = {}
+    for key, runs in cells.items():
+        if _paper_numbers(key):
+            for told in sorted({describe_departures(run.results) for run in runs} - {""}):
+                rows.setdefault(told, []).append(f"{key.dataset} {key.shots}-shot {key.label}")
+    return " ".join(
+        f"Not the paper's experiment: {', '.join(names)} ({told})." for told, names in rows.items()
+    )
 
 
 def _entries(key: Key, whole: Summary | None, numbers: Iterable[str]) -> list[Entry]:
@@ -244,7 +243,8 @@ def paper_tables(cells: Cells) -> list[Table]:
                    ("data set", "shots", "method"), NUMBERS, supplement, summaries, within=2),
         figure1_table(cells),
     ]
-    return [table for table in tables if table.rows]
+    note = remark_departures(cells)
+    return [table._replace(note=note) for table in tables if table.rows]
 
 
 def _vary(name: str, *values: str):

@@ -18,7 +18,7 @@ from avdiff_jax.io.documents import plain
 from avdiff_jax.results import results_json
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.measure import Measurement, aggregate_draws, measure_members
-from avdiff_jax.train.report import write_confusion, write_draw, write_results
+from avdiff_jax.train.report import describe_data, write_confusion, write_draw, write_results
 from avdiff_jax.train.scoring import prepare_scorer
 
 
@@ -58,7 +58,7 @@ def evaluate(
         test=aggregate_draws(measurements), validation={}, chosen={"gamma": gamma},
         config=plain(model.info.config.to_dict()), device=devices.describe(),
         timing={"wall_seconds": time.monotonic() - started},
-        data={"store": store.name, "classes": len(model.info.classes)},
+        data=describe_data(store, model.info),
     )
     write_results(folder, results)
     return results

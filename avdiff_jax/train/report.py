@@ -11,10 +11,12 @@ from avdiff_jax import metrics
 from avdiff_jax.cli.alternatives import fill_fields
 from avdiff_jax.cli.choices import AUTO
 from avdiff_jax.data.splits.stages import concat_members
+from avdiff_jax.data.store import Store
 from avdiff_jax.inference.model import Trained, model_file
 from avdiff_jax.io.documents import plain
 from avdiff_jax.io.files import draft, write_csv, write_text
-from avdiff_jax.results import plots, results_json
+from avdiff_jax.methods.method import Info
+from avdiff_jax.results import plots, results_json, run_table
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.context import StageContext
@@ -147,9 +149,15 @@ def collect_results(
         validation={"substage1": one.measured, "substage2": two.measured},
         chosen=chosen, config=plain(asked.to_dict()), device=devices.describe(),
         timing=timing | of_stage1, generator=generators,
-        data={"store": context.feed.store.name, "classes": len(info.classes)},
+        data=describe_data(context.feed.store, info),
         draws_trained="together" if together else "apart",
     )
+
+
+def describe_data(store: Store, info: Info) -> results_json.Data:
+    """Says what was measured on."""
+    made_up = store.provenance.get("command") == "synthesize"
+    return {"store": store.name, "classes": len(info.classes), "made_up": made_up}
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -158,7 +166,7 @@ def collect_results(
 def write_results(folder: Path, results: dict) -> str:
     """Writes results.json and results.md; returns the table of the latter."""
     results_json.write_results(folder, results)
-    table = results_json.table(results)
+    table = run_table.markdown(results)
     write_text(folder / "results.md", table)
     return table
 

@@ -1,4 +1,4 @@
-"""results.json, the table, and the paper's numbers."""
+"""results.json, and the paper's numbers."""
 
 import copy
 import json
@@ -15,7 +15,6 @@ from avdiff_jax.results.results_json import (
     ablation,
     read_results,
     results_json,
-    table,
     versions,
     write_results,
 )
@@ -103,42 +102,6 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path, content, complaint):
 def test_versions_name_what_decides_the_numbers():
     names = {"python", "avdiff_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
     assert set(versions()) == names
-
-
-def test_table():
-    assert table(outcome()) == (
-        "**ucf, 5-shot, avdiff**: test, percent\n"
-        "\n"
-        "|  | B | N | HM | FSL | AUSUC | gamma |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        "| **ours**, mean ± std of 2 | **75.00** ± 7.07 | **45.00** ± 7.07 | **56.25** ± 3.54"
-        " | **51.00** ± 1.41 | **42.00** ± 1.41 |  |\n"
-        "| paper | 74.11 | 50.35 | 59.96 | 51.45 |  |  |\n"
-        "| draw 0 | 70.00 | 50.00 | 58.33 | 52.00 | 41.00 | 0.3 |\n"
-        "| draw 1 | 80.00 | 40.00 | 53.33 | 50.00 | 43.00 | 0.3 |\n"
-        "\n"
-        "HM of ours is that of the mean B and mean N, as in the paper; the mean of the draws' own"
-        " HM is 55.83.\n"
-        "gamma = 0.3, chosen on Val of stage 1.\n"
-    )
-
-
-def test_table_of_an_ablation_has_the_row_of_that_ablation():
-    config = {**CONFIG, "model": {"attention": "cross", "modality": "both"}}
-    text = table(outcome(config=config))
-    assert "ucf, 5-shot, avdiff, attention cross" in text
-    assert "| paper | 82.89 | 44.33 | 57.77 | 47.02 |" in text
-
-
-@pytest.mark.parametrize("classes, shown", [(48, True), (27, False)])
-def test_another_store_under_a_benchmark_configuration_is_not_set_beside_the_paper(classes, shown):
-    text = table({**outcome(), "data": {"store": "any", "classes": classes}})
-    assert ("| paper" in text) == shown
-
-
-def test_table_of_own_data_has_no_row_of_the_paper():
-    text = table(outcome(config={"dataset": "own", "shots": 3, "method": "ncm"}))
-    assert "| paper" not in text and "**75.00**" in text
 
 
 @pytest.mark.parametrize(

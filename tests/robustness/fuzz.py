@@ -491,10 +491,10 @@ def _make_results(folder):
 
 
 def _read_results(folder):
-    from avdiff_jax.results import results_json, runs
+    from avdiff_jax.results import results_json, run_table, runs
 
     found = results_json.read_results(folder)
-    assert results_json.table(found)
+    assert run_table.markdown(found)
     for members in runs.group(runs.find([folder])).values():
         assert runs.summary(members).seeds == 1
 

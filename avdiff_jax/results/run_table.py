@@ -1,0 +1,73 @@
+"""The outcome of one run as a table: ours, the paper's row where there is one, each draw."""
+
+from collections.abc import Mapping
+
+from avdiff_jax.results import text_table
+from avdiff_jax.results.paper import count_classes, describe_departures, paper_row
+from avdiff_jax.results.results_json import NUMBERS, ablation, dataset
+from avdiff_jax.results.text_table import TextTable
+
+COLUMNS = (*NUMBERS, "AUSUC")
+
+
+def markdown(results: Mapping) -> str:
+    """The table as results.md has it."""
+    return text_table.markdown(tabulate_run(results, bold="**{}**"))
+
+
+def plain(results: Mapping) -> str:
+    """The table for a terminal."""
+    return text_table.plain(tabulate_run(results))
+
+
+def tabulate_run(results: Mapping, bold: str = "{}") -> TextTable:
+    """The table of a run; `bold` is the format of our own row."""
+    config, test = results["config"], results["test"]
+    draws, departures = test["draws"], ablation(config)
+    rows = [[_name_ours(len(draws), bold), *_ours(test, bold), ""]]
+    published = paper_row(config["dataset"], config["shots"], config["method"], departures)
+    # Another store under a benchmark configuration is not to be compared with the paper.
+    beside_paper = bool(published) and len({*count_classes(results)}) == 1
+    if published and beside_paper:
+        rows.append(["paper", *(f"{published[name]:.2f}" for name in NUMBERS), "", ""])
+    for i, draw in enumerate(draws):
+        numbers = [f"{draw[name]:.2f}" if name in draw else "" for name in COLUMNS]
+        rows.append([f"draw {i}", *numbers, f"{draw['gamma']:.4g}" if "gamma" in draw else ""])
+    if len(draws) == 1:  # it is our own row
+        rows[0][-1] = rows.pop()[-1]
+    words = [dataset(config), f"{config['shots']}-shot", config["method"],
+             *(f"{k} {v}" for k, v in departures.items())]
+    return TextTable(
+        title=f"{', '.join(words)}: test, percent", heads=["", *COLUMNS, "gamma"], rows=rows,
+        notes=_notes(results, beside_paper),
+    )
+
+
+def _name_ours(draws: int, bold: str) -> str:
+    return bold.format("ours") + (f", mean ± std of {draws} draws" if draws > 1 else ", one draw")
+
+
+def _ours(test: Mapping, bold: str) -> list[str]:
+    """The mean of each number, with its spread over draws where there are several."""
+    cells = []
+    for name in COLUMNS:
+        cell = bold.format(f"{test['mean'][name]:.2f}") if name in test["mean"] else ""
+        spreads = cell and len(test["draws"]) > 1
+        cells.append(f"{cell} ± {test['std'][name]:.2f}" if spreads else cell)
+    return cells
+
+
+def _notes(results: Mapping, beside_paper: bool) -> list[str]:
+    notes = []
+    if beside_paper and (departures := describe_departures(results)):
+        notes.append(f"Not the paper's experiment: {departures}.")
+    if len(results["test"]["draws"]) > 1:
+        notes.append(
+            "HM of ours is that of the mean B and mean N, as in the paper; "
+            f"the mean of the draws' own HM is {results['test']['mean_of_hm']:.2f}."
+        )
+    for name, choice in sorted(results.get("chosen", {}).items()):
+        value = choice["value"]
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        notes.append(f"{name} = {shown}, chosen on {choice['on']}.")
+    return notes
