@@ -20,6 +20,8 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 
+import numpy as np
+
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data import stream
 from avdiff_jax.data.splits import new_classes, sampling, split_file
@@ -55,6 +57,16 @@ def choose_clips(args: Namespace, known: Sequence[str], store: Store) -> NewClas
     return new_classes.take_from_split(split, args.split, args.draw, known, fresh)
 
 
+def choose_text(args: Namespace, store: Store) -> dict[str, np.ndarray] | None:
+    """The text vectors of the store by class; None where they are not there or not to be read."""
+    if args.no_text:
+        return None
+    if not store.class_text.shape[1]:
+        print(f"note: {store.path} has no class text, so prototypes of the clips take its place")
+        return None
+    return dict(zip(store.class_names, store.class_text, strict=True))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Adds the classes, writes the model and prints what it gained and lost."""
     with one_sentence():
@@ -69,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, store = models.load(args.model, args.draw), open_store(args.store)
         devices.configure()
         learnt, held_out = choose_clips(args, model.info.classes, store)
-        text = None if args.no_text else dict(zip(store.class_names, store.class_text, strict=True))
+        text = choose_text(args, store)
         started = time.monotonic()
         clips = stream.collect(store, learnt)
         bigger = adding.add_classes(

@@ -2,7 +2,7 @@
 
     python launch/data.py import --layout official --root UCF --shots 5 --out data/ucf.h5
     python launch/data.py split --lists LISTS/UCF --shots 5 --seed 0 --out split.json
-    python launch/data.py text --classes names.txt --words glove.6B.300d.txt --out text.npz
+    python launch/data.py text --classes names.txt --encoder wordllama --out text.npz
     python launch/data.py inspect data/ucf.h5 --plot ucf.png
     python launch/data.py merge data/mine-*.h5 --out data/mine.h5
     python launch/data.py synthesize --out data/made-up.h5 --seed 0
@@ -25,7 +25,7 @@ from avdiff_jax.cli.flags import Parser, check_outputs
 from avdiff_jax.data import class_text, synthetic
 from avdiff_jax.data import store as stores
 from avdiff_jax.data import store_report as reports
-from avdiff_jax.data.importers import layouts, text_vectors, word_vectors
+from avdiff_jax.data.importers import layouts, text_encoders, text_vectors, word_vectors
 from avdiff_jax.data.inspect import class_names, inspect_path
 from avdiff_jax.data.splits import from_lists, from_store, split_file
 from avdiff_jax.errors import UserError, one_sentence
@@ -125,21 +125,24 @@ def inspect(args: Namespace, _: Sequence[str]) -> None:
 
 
 def make_text(args: Namespace, _: Sequence[str]) -> None:
-    """`text`: class text vectors from class names, by word vectors or from given vectors."""
+    """`text`: class text vectors from class names, by an encoder, word vectors or given vectors."""
     if not args.out.endswith(".npz"):
         raise UserError(f"--out {args.out} does not end in .npz: change it")
-    if args.words and (args.text_key or args.text_names):
-        raise UserError("--text-key and --text-names mean nothing with --words: leave them out")
+    if not args.vectors and (args.text_key or args.text_names):
+        raise UserError("--text-key and --text-names mean nothing without --vectors: leave them "
+                        "out")
     names = class_names(args.classes)
     manual = text_vectors.read_manual_names(args.text_map) if args.text_map else None
-    if args.words:
+    if args.encoder:
+        vectors, notes = text_encoders.encode_names(names, manual), []
+    elif args.words:
         with Progress(None, "words") as progress:
             vectors, notes = word_vectors.name_vectors(names, args.words, manual, progress)
     else:
         vectors, notes = text_vectors.match_file(
             names, args.vectors, args.text_key, args.text_names, manual
         )
-    source = args.words or args.vectors
+    source = args.encoder or args.words or args.vectors
     class_text.check_text(source, names, vectors)
     if args.unit:
         vectors = class_text.unit(vectors)
@@ -199,7 +202,8 @@ def add_import_flags(p: Parser) -> None:
     add("--class-key", metavar="KEY", help="npz: class names")
     add("--id-key", metavar="KEY", help="npz: clip ids; default: numbered")
     add("--group-key", metavar="KEY", help="npz: group of each clip (source video, subject ...)")
-    add("--text", metavar="FILE", help="class text vectors: .npy dict, .npz or .csv")
+    add("--text", metavar="FILE", help="class text vectors: .npy dict, .npz or .csv; default: the "
+                                       "archive's, or made from the class names")
     add("--text-key", metavar="KEY", help="matrix in an .npz text file; default: emb")
     add("--text-names", metavar="KEY", help="names of its rows; default: names")
     add("--text-map", metavar="FILE.csv", help="original,manual: class name, name in text file")
@@ -234,6 +238,8 @@ def add_split_flags(p: Parser) -> None:
 def add_text_flags(p: Parser) -> None:
     """Those of `text`."""
     source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--encoder", choices=text_encoders.ENCODERS,
+        help="makes them from the names alone; `make encoders` installs it")
     source.add_argument("--words", metavar="FILE",
         help="word vectors as text, one word a line (word2vec, GloVe, fastText .vec); a class gets "
              "the mean over the words of its name, which spaces, underscores, hyphens and "

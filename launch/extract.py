@@ -1,6 +1,6 @@
 """Clips to a feature store: video files in, audio and video tokens out.
 
-    python launch/extract.py --clips FOLDER --text text.npz --out data/mine.h5
+    python launch/extract.py --clips FOLDER --out data/mine.h5
     python launch/extract.py --clips clips.csv --text text.npz --out data/mine-3.h5 --shard 3/16
     python launch/extract.py --clips new/ --out data/new.h5            # no classes: for predict
     python launch/extract.py --clips FOLDER --text text.npz --out data/mine.h5 --recipe tcaf-ucf \\
@@ -22,9 +22,8 @@ sys.path.insert(0, str(ROOT))
 import re
 import signal
 
-import numpy as np
-
 from avdiff_jax.cli.flags import Parser
+from avdiff_jax.data.class_text import ClassText, lack_text
 from avdiff_jax.data.importers.text_vectors import class_text
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.extract import encoders, recipes
@@ -41,7 +40,8 @@ def parser() -> Parser:
     add = p.add_argument
     add("--clips", required=True, metavar="FOLDER|CSV", help="video files, in folders of classes")
     add("--name", help="of the data set; default: that of the folder or CSV")
-    add("--text", metavar="FILE", help="class text vectors: .npy dict, .npz or .csv")
+    add("--text", metavar="FILE", help="class text vectors: .npy dict, .npz or .csv; default: made "
+                                       "from the class names, where `make encoders` was run")
     known = ", ".join(encoders.ENCODERS).replace("onnx", "onnx:FILE")
     for modality in ("audio", "video"):
         add(f"--{modality}", default=encoders.DEFAULTS[modality], metavar="ENCODER",
@@ -70,14 +70,14 @@ def main(argv=None):
             return
         if args.threads is not None and args.threads < 1:
             raise UserError(f"--threads {args.threads} decode nothing: give 1 or more")
-        vectors = _text(collection, args.text)
+        text = _text(collection, args.text)
         devices.configure()
         recipe = recipes.find(args.recipe)
         chosen = Encoders(
             encoders.make(args.audio, "audio", recipe, args.audio_weights, args.audio_pca),
             encoders.make(args.video, "video", recipe, args.video_weights))
         print(extract(
-            collection, args.out, chosen, args.recipe, vectors, shard=shard, missing=args.missing,
+            collection, args.out, chosen, args.recipe, text, shard=shard, missing=args.missing,
             on_error=args.on_error, threads=args.threads, name=args.name))
         print(f"report     {report_path(args.out)}")
 
@@ -90,13 +90,10 @@ def _shard(word: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _text(collection: Collection, path: str | None) -> np.ndarray:
-    """A row a class; one of ones for clips without classes, whose text nobody reads."""
+def _text(collection: Collection, path: str | None) -> ClassText:
+    """Of clips without classes there is none."""
     if not collection.is_labelled:
-        return np.ones((1, 1), np.float32)
-    if path is None:
-        raise UserError(f"the {len(collection.class_names)} classes of {collection.name} need "
-                        f"text vectors: give --text FILE (`launch/data.py text` makes one)")
+        return lack_text(1)
     return class_text(collection.class_names, path)
 
 

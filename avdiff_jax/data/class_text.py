@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,25 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.io.files import FilePath
 
 MAX_NAMED = 20  # names in one message
+NONE = "none"  # the source of text that is not there
+
+
+class ClassText(NamedTuple):
+    """Text vectors of classes and where they are from.
+
+    vectors: [C, Dt] float32; Dt is 0 where the classes have no text.
+    source: the name of a file, what identifies an encoder of names, or `NONE`.
+    notes: remarks for a report.
+    """
+
+    vectors: np.ndarray
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def lack_text(count: int, notes: tuple[str, ...] = ()) -> ClassText:
+    """The text of so many classes that have none."""
+    return ClassText(np.zeros((count, 0), np.float32), NONE, notes)
 
 
 class NameMatcher:
@@ -82,8 +102,11 @@ def match_text(
 
 
 def check_text(path: FilePath, class_names: Sequence[str], class_text: np.ndarray) -> None:
-    """Raises UserError naming every class of `path` whose vector cannot be used."""
-    if class_text.ndim != 2 or class_text.shape[1] == 0:
+    """Raises UserError naming every class of `path` whose vector cannot be used. Vectors of no
+    dimension say that there is no text."""
+    if class_text.ndim == 2 and class_text.shape[1] == 0:
+        return
+    if class_text.ndim != 2:
         raise UserError(f"text vectors for {path} have shape {class_text.shape} instead of "
                         f"(classes, dimensions)")
     # a vector of zeros is how embedding files mark a word that they do not know
@@ -104,6 +127,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def find_twins(class_names: Sequence[str], class_text: np.ndarray) -> str | None:
     """A remark on two classes with the same vector, where there are such."""
+    if not class_text.shape[1]:
+        return None
     seen: dict[bytes, str] = {}
     for name, vector in zip(class_names, class_text + 0.0, strict=True):  # -0 is 0
         other = seen.setdefault(vector.tobytes(), name)

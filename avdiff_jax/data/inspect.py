@@ -16,7 +16,10 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.runtime.progress import Progress
 
-MADE = {"command": "made by", "date": "made on", "sources": "made from", "pool": "averaged"}
+MADE = {
+    "command": "made by", "date": "made on", "sources": "made from", "pool": "averaged",
+    "text": "text from",
+}
 
 
 class Inspection(NamedTuple):
@@ -89,7 +92,7 @@ def _archive(path: Path, shots: int | None) -> Inspection:
                 for modality in lengths:
                     lengths[modality].append(len(getattr(clip, modality)))
         lines += [f"clips      {counts.total()}",
-                  f"classes    {len(counts)}, text vectors of {source.class_text.shape[1]}"]
+                  f"classes    {len(counts)}, text vectors of {source.text.vectors.shape[1]}"]
         lines += [f"{modality}      {min(values)} to {max(values)} tokens a clip, median "
                   f"{np.median(values):g}" for modality, values in lengths.items()]
         lines += [f"note       {note}" for note in source.notes]

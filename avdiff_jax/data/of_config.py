@@ -10,6 +10,11 @@ from avdiff_jax.data.store import Store, open_store
 from avdiff_jax.errors import UserError
 
 
+def find_store(config: ConfigDict) -> pathlib.Path:
+    """The path of the store of a configuration that names one or is of a data set."""
+    return pathlib.Path(config.data.store or f"data/{config.dataset}.h5")
+
+
 def open_data(config: ConfigDict, workdir: pathlib.Path) -> tuple[Store, split_file.Split]:
     """Store and split of a configuration; the embedded default is made in the workdir.
 
@@ -33,7 +38,7 @@ def open_data(config: ConfigDict, workdir: pathlib.Path) -> tuple[Store, split_f
             )
             split_file.write(split, split_path)
         return store, split_file.load(split_path)
-    store_path = pathlib.Path(config.data.store or f"data/{name}.h5")
+    store_path = find_store(config)
     split_path = pathlib.Path(config.data.split or f"data/{name}-{config.shots}shot.json")
     for path, flag, verb in (
         (store_path, "data.store", "import"), (split_path, "data.split", "split"),

@@ -7,7 +7,7 @@ Layout (everything contiguous and uncompressed, so that values can be memory-map
     labels     [n]       int32, index into class_names
     groups     [n]       UTF-8 bytes; optional: source video, speaker ...; "" is a group of its own
     class_names [C]      UTF-8 bytes
-    class_text [C, Dt]   float32
+    class_text [C, Dt]   float32; Dt is 0 where the classes have no text
     audio/values [N, Da] uint8 or float32;      audio/offsets [n+1] int64; attribute seconds
     video/values [M, Dv] float32 or float16;    video/offsets [n+1] int64; attribute seconds
     provenance           a JSON object as UTF-8 bytes
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import h5py
 import numpy as np
 
-from avdiff_jax.data.class_text import check_text
+from avdiff_jax.data.class_text import NONE, ClassText, check_text
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import subprocess_probe
 from avdiff_jax.io.files import FilePath
@@ -78,7 +78,7 @@ class Store:
     labels: np.ndarray  # [n] int32, index into class_names
     groups: np.ndarray | None  # [n] str; "" is a group of its own
     class_names: tuple[str, ...]
-    class_text: np.ndarray  # [C, Dt] float32
+    class_text: np.ndarray  # [C, Dt] float32; Dt is 0 where the classes have no text
     audio: Sequences
     video: Sequences
     may_lack_modality: bool
@@ -86,6 +86,12 @@ class Store:
 
     def __len__(self):
         return len(self.clip_ids)
+
+    @property
+    def text(self) -> ClassText:
+        """The class text and where it is from, as far as the store tells."""
+        source = NONE if not self.class_text.shape[1] else self.provenance.get("text", "unknown")
+        return ClassText(self.class_text, str(source))
 
 
 # ---------------------------------------------------------------------------- reading

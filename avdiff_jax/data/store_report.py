@@ -33,7 +33,8 @@ class Report(NamedTuple):
         lines = [
             f"store      {self.path} ({self.name}), {size_text(self.file_bytes)}",
             f"clips      {self.clips}",
-            f"classes    {len(counts)}, with {each} clips each and text vectors of {self.text_dim}",
+            f"classes    {len(counts)}, with {each} clips each and "
+            + (f"text vectors of {self.text_dim}" if self.text_dim else "no text vectors"),
             f"groups     {self.groups or 'none'}",
         ]
         for modality, part in (("audio", self.audio), ("video", self.video)):

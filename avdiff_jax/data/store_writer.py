@@ -230,7 +230,7 @@ def write_store(
       path: the file to make; an existing one is replaced only when all is well.
       clips: read once, never held in memory. Audio is stored as uint8 when every value of
         every clip is integral in 0..255, as float32 otherwise.
-      class_text: [C, Dt], rows in the order of `class_names`.
+      class_text: [C, Dt], rows in the order of `class_names`; Dt is 0 without text.
       audio_seconds, video_seconds: seconds per token.
       provenance: JSON dict, without absolute paths: files travel.
       may_lack_modality: whether a clip may come without audio or without video.

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from avdiff_jax.data.class_text import ClassText
 from avdiff_jax.data.store_report import Report, size_text
 from avdiff_jax.data.store_writer import Clip, write_store
 from avdiff_jax.errors import UserError
@@ -78,14 +77,14 @@ def survey(collection: Collection) -> Survey:
 
 def extract(
     collection: Collection, out: FilePath, encoders: Encoders, recipe: str,
-    class_text: np.ndarray, *, shard: tuple[int, int] = (1, 1), missing: str = "keep",
+    text: ClassText, *, shard: tuple[int, int] = (1, 1), missing: str = "keep",
     on_error: str = "skip", threads: int | None = None, name: str | None = None,
 ) -> Extraction:
     """Makes the store `out` of a collection; a run that was killed is gone on with.
 
     Args:
       recipe: its name, for the store's provenance.
-      class_text: [C, Dt], a row a class of the collection.
+      text: of the classes of the collection.
       shard: number, from 1, and count: only so much of the collection.
       missing: what becomes of a clip that lacks a modality: "keep" or "skip".
       on_error: whether a clip that cannot be decoded is left out ("skip") or ends all ("stop").
@@ -119,12 +118,12 @@ def extract(
     with Progress(len(kept), "store") as progress:
         store = write_store(
             out, name=name or collection.name, clips=read_parts(kept, parts),
-            class_names=collection.class_names, class_text=class_text,
+            class_names=collection.class_names, class_text=text.vectors,
             audio_seconds=seconds.get("audio", 1.0), video_seconds=seconds.get("video", 1.0),
             audio_dim=dims.get("audio"), video_dim=dims.get("video"),
-            provenance={"extraction": settings},
+            provenance={"extraction": settings, "text": text.source},
             may_lack_modality=missing == "keep" or len(active) < 2,
-            notes=collection.notes, progress=progress)
+            notes=[*collection.notes, *text.notes], progress=progress)
     parts.remove()
     return Extraction(store, outcomes, len(done), meter)
 

@@ -232,5 +232,5 @@ def scores(
 
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=frozen,
-    reads=(*TRAINED, *FREEZING, *ENCODERS, *READS),
+    reads=(*TRAINED, *FREEZING, *ENCODERS, *READS), needs_text=lambda config: True,
 )

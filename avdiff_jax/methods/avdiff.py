@@ -220,4 +220,6 @@ METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=trunk_methods.frozen,
     refresh=refresh, generate=generate, embed=embed, grow=grow,
     reads=(*trunk_methods.READS, *FUSION, "generator", *DIFFUSION),
+    needs_text=lambda config: (config.generator, config.diffusion.condition) == (
+        "diffusion", "text"),
 )

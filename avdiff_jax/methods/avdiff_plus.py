@@ -225,4 +225,5 @@ READS = (
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=frozen, refresh=refresh,
     solve=solve, check=check, generate=text_diffusion.generate, embed=embed, grow=grow, reads=READS,
+    needs_text=lambda config: config.generator == "diffusion",
 )

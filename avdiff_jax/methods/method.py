@@ -111,6 +111,7 @@ class Method(NamedTuple):
       were added: what follows in closed form from the features [n, ...] and labels [n] of all
       training clips, on the host. Only methods have it whose substage 2 leaves the features alone.
     check: (config) -> None; raises UserError where choices contradict each other.
+    needs_text: (config) -> whether it reads the class text.
     generate: (info, variables, labels, key) -> synthetic features [n, d].
     embed: (info, variables, features) -> real features [B, d] in the space of `generate`.
     grow: (info, variables, clips, key) -> Vars with the outputs of the classes that `info` has
@@ -129,6 +130,7 @@ class Method(NamedTuple):
     refresh: Callable[[Info, Vars, Clips], Vars] | None = None
     solve: Callable[[Info, Vars, np.ndarray, np.ndarray], Vars] | None = None
     check: Callable[[ConfigDict], None] | None = None
+    needs_text: Callable[[ConfigDict], bool] = lambda config: False
     generate: Callable[[Info, Vars, jax.Array, jax.Array], jax.Array] | None = None
     embed: Callable[[Info, Vars, Features], jax.Array] | None = None
     grow: Callable[[Info, Vars, Clips, jax.Array], Vars] | None = None

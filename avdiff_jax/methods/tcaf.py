@@ -153,4 +153,5 @@ METHOD = Method(
     reads=(*trunk_methods.READS, *trunk_methods.BLOCKS, "model.mlp"),
     # Distances are not bounded by 1: the grid of the published code.
     calibration_grid=tuple(i / 5 for i in range(16)),
+    needs_text=lambda config: True,
 )

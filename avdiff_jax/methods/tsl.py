@@ -213,5 +213,5 @@ def generate(info: Info, variables: Vars, labels: jax.Array, key: jax.Array) -> 
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=frozen,
     reads=(*TRAINED, *FREEZING, *ENCODERS), generate=generate,
-    embed=lambda info, variables, x: x.mean(1),
+    embed=lambda info, variables, x: x.mean(1), needs_text=lambda config: True,
 )

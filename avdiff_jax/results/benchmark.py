@@ -14,6 +14,7 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.io.documents import plain
 from avdiff_jax.methods import METHODS, check, reads
 from avdiff_jax.methods import method as find_method
+from avdiff_jax.methods.without_text import settle_text
 from avdiff_jax.results.results_json import dataset, read_results
 from avdiff_jax.results.runs import ROWS, Finished, Key, Setting
 from avdiff_jax.runtime.progress import Progress
@@ -169,6 +170,7 @@ def _run(
     name, fields = f"{file}:{','.join(words)}", [*fields, f"--config.seed={seed}"]
     resolved = configuration.resolve(name, fields)
     check(resolved, configuration.resolve(name))
+    resolved, _ = settle_text(resolved)
     config = plain(resolved)
     key = Key(dataset(config), shots, method, departures)
     folder = root / f"{key.dataset}-{shots}shot" / key.label.replace(",", "-") / f"seed{seed}"

@@ -113,7 +113,7 @@ def check_request(
         )
     width = model.info.text.shape[1]
     for name, vector in (text or {}).items():
-        if name in names and np.shape(vector) != (width,):
+        if name in names and width and np.shape(vector) != (width,):
             raise UserError(
                 f"the text vector of {name!r} has shape {np.shape(vector)} but the model's have "
                 f"{width} dimensions: make it as theirs were made"
@@ -124,6 +124,8 @@ def extend_info(
     info: Info, new: list[str], examples: Examples, text: Mapping[str, np.ndarray]
 ) -> Info:
     """Puts the new classes behind the old ones of `info`; none of them is base."""
+    if not info.text.shape[1]:  # the model was trained without text and reads none
+        text = {}
     if missing := [name for name in new if name not in text]:
         derived = derive_text(info, new, missing, examples)
         text = {**text, **dict(zip(missing, derived, strict=True))}

@@ -20,6 +20,7 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.methods.method import Method, Vars
+from avdiff_jax.methods.without_text import settle_text
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices, hosts
 from avdiff_jax.runtime.lock import held
@@ -60,6 +61,9 @@ def run(
     """
     started = time.monotonic()
     workdir = pathlib.Path(workdir)
+    config, note = settle_text(config)
+    if note:
+        print(f"note: {note}")
     method, mesh = check_config(config)
     resume = resume or what in ("stage2", "evaluate")
     with (

@@ -308,7 +308,7 @@ def fails(run, words, sentence):
     (["split"], "required: --shots, --out, --lists or --store (--help"),
     (["split", "--store=s.h5"], "required: --shots, --out (--help"),
     (["import", "--layout=npz", "--out=s.h5", "--npz=f.npz"],
-     "--layout npz needs --label-key, --text, --audio-seconds, --video-seconds: add"),
+     "--layout npz needs --label-key, --audio-seconds, --video-seconds: add"),
     (["import", "--layout=manifest", "--out=s.h5", "--root=x", "--shots=1"],
      "--root, --shots means nothing with --layout manifest"),
     (["import", "--layout=official", "--root=none", "--shots=5", "--out=s.h5"], "no folder 'feat"),
@@ -320,7 +320,7 @@ def fails(run, words, sentence):
     (["inspect", ".", "--plot=p.png"], "no folder 'features'"),
     (["text", "--classes=none", "--words=none", "--out=t.csv"], "--out t.csv does not end in .npz"),
     (["text", "--classes=none", "--words=none", "--out=t.npz"], "class list none cannot be read"),
-    (["text", "--classes=none", "--out=t.npz"], "--words --vectors is required"),
+    (["text", "--classes=none", "--out=t.npz"], "--encoder --words --vectors is required"),
     ([], "required: COMMAND"),
 ])
 def test_bad_commands(run, words, sentence):

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("av")
 
+from avdiff_jax.data.importers import text_encoders
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract import encoders, recipes, weights
@@ -38,6 +39,7 @@ def run(commands, tmp_path, monkeypatch, capsys):
     """run(script, words) -> (exit code, stdout, stderr), in an empty folder and by encoders that
     cost nothing."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(text_encoders, "PACKAGE", "not_there")
     make = encoders.make
     monkeypatch.setattr(encoders, "make", lambda name, modality, *more: (
         getattr(quick.encoders(), modality) if name in encoders.DEFAULTS.values()
@@ -76,6 +78,14 @@ def test_clips_to_a_store(run, clips):
     assert code == 2 and "x.h5 exists already: name another place or add --overwrite" in err
 
 
+def test_clips_to_a_store_without_text(run, clips):
+    code, out, _ = run("extract", "--clips", clips, "--out", "x.h5")
+    assert code == 0 and "2 classes" not in out and "clips each and no text vectors" in out
+    assert "note       no class text: give a text file, or install what makes it" in out
+    store = open_store("x.h5")
+    assert store.class_text.shape == (2, 0) and store.text.source == "none"
+
+
 def test_shards_are_merged(run, clips):
     for number in (1, 2):
         code, _, err = run("extract", "--clips", clips, "--text", "text.npz", "--out",
@@ -103,7 +113,6 @@ def test_clips_without_classes(run, clips):
 
 
 @pytest.mark.parametrize("words, complaint", [
-    ([], "the 2 classes of clips need text vectors: give --text FILE"),
     (["--shard", "3"], "--shard 3 is not of the form 3/16"),
     (["--shard", "3/2", "--text", "text.npz"], "shard 3 of 2 does not exist"),
     (["--threads", "0"], "--threads 0 decode nothing"),

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("av")
 
+from avdiff_jax.data.class_text import ClassText
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract import pipeline, shards
@@ -49,7 +50,7 @@ def folder(tmp_path_factory):
 
 
 def text(collection):
-    return np.eye(len(collection.class_names), dtype=np.float32)
+    return ClassText(np.eye(len(collection.class_names), dtype=np.float32), "text.npz")
 
 
 def make(folder, out, chosen=None, **more):

@@ -41,10 +41,10 @@ LAYOUTS = {
         official.PUBLISHED_SECONDS,
     ),
     "npz": Layout(
-        npz_manifest.read_npz, ("npz", "label_key", "text", *RATES),
-        ("audio_key", "video_key", "class_key", "id_key", "group_key", *TEXT[1:]),
+        npz_manifest.read_npz, ("npz", "label_key", *RATES),
+        ("audio_key", "video_key", "class_key", "id_key", "group_key", *TEXT),
     ),
-    "manifest": Layout(npz_manifest.read_manifest, ("manifest", "text", *RATES), TEXT[1:]),
+    "manifest": Layout(npz_manifest.read_manifest, ("manifest", *RATES), TEXT),
 }
 SETTINGS = {name for layout in LAYOUTS.values() for name in (*layout.needs, *layout.takes)}
 
@@ -99,16 +99,18 @@ def import_features(
     with progress:
         report = write_store(
             path, name=name, clips=clips,
-            class_names=source.class_names, class_text=source.class_text,
+            class_names=source.class_names, class_text=source.text.vectors,
             audio_seconds=seconds["audio"] * pool["audio"],
             video_seconds=seconds["video"] * pool["video"],
             provenance={
                 "command": command,
                 "sources": source.files,
+                "text": source.text.source,
                 "pool": dict(pool),
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             },
-            may_lack_modality=may_lack_modality, video_dtype=video_dtype, notes=source.notes,
+            may_lack_modality=may_lack_modality, video_dtype=video_dtype,
+            notes=[*source.notes, *source.text.notes],
             progress=None if brings_split else progress,
         )
     return report, splits[0] if splits else None

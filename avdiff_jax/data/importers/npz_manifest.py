@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.data.class_text import ClassText
 from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.importers.text_vectors import class_text
 from avdiff_jax.errors import UserError
@@ -27,7 +28,7 @@ class Source(NamedTuple):
     name: str
     total: int | None  # clips to come, for the progress bar; None where nobody knows
     class_names: list[str]
-    class_text: np.ndarray  # [C, Dt] float32, rows in the order of class_names
+    text: ClassText  # rows in the order of class_names
     files: list[str]  # base names of what was read, for the provenance
     notes: list[str]  # remarks for the report
     sets: dict | None = None  # official layout: set -> {class: [clip id]}, filled while reading
@@ -40,7 +41,7 @@ class Source(NamedTuple):
 def read_npz(
     paths: Sequence[FilePath], *, audio_key: str | None, video_key: str | None, label_key: str,
     class_key: str | None = None, id_key: str | None = None, group_key: str | None = None,
-    text: FilePath, text_key: str | None = None, text_names: str | None = None,
+    text: FilePath | None = None, text_key: str | None = None, text_names: str | None = None,
     text_map: FilePath | None = None,
 ):
     """Reads flat values + offsets from one or several .npz files.
@@ -54,7 +55,7 @@ def read_npz(
       class_key: [C] class names.
       id_key: [n] clip ids; None numbers the clips.
       group_key: [n] the group of each clip.
-      text, text_key, text_names, text_map: see `text_files.class_text`.
+      text, text_key, text_names, text_map: see `text_vectors.class_text`.
 
     Returns (clips, Source). Raises UserError for unknown keys and arrays that disagree.
     """
@@ -80,8 +81,8 @@ def read_npz(
         name=os.path.splitext(os.path.basename(named))[0],
         total=n,
         class_names=class_names,
-        class_text=class_text(class_names, text, text_key, text_names, text_map),
-        files=[os.path.basename(path) for path in [*files.paths, os.fspath(text)]],
+        text=class_text(class_names, text, text_key, text_names, text_map),
+        files=[os.path.basename(path) for path in [*files.paths, *filter(None, [text])]],
         notes=[],
     )
     return clips(), source
@@ -200,8 +201,8 @@ def _npz_stream(files: NpzFiles, key: str, n: int, flag: str, named: str):
 
 
 def read_manifest(
-    path: FilePath, *, text: FilePath, text_key: str | None = None, text_names: str | None = None,
-    text_map: FilePath | None = None,
+    path: FilePath, *, text: FilePath | None = None, text_key: str | None = None,
+    text_names: str | None = None, text_map: FilePath | None = None,
 ):
     """Reads a CSV with the header clip_id,class,group,audio,video (group may be left out).
 
@@ -240,8 +241,8 @@ def read_manifest(
         name=os.path.splitext(os.path.basename(path))[0],
         total=len(entries),
         class_names=class_names,
-        class_text=class_text(class_names, text, text_key, text_names, text_map),
-        files=[os.path.basename(path), os.path.basename(text)],
+        text=class_text(class_names, text, text_key, text_names, text_map),
+        files=[os.path.basename(file) for file in (path, *filter(None, [text]))],
         notes=[],
     )
     return clips(), source

@@ -97,7 +97,7 @@ def read_official(
         name=os.path.basename(os.path.abspath(root)),
         total=None,
         class_names=class_names,
-        class_text=class_text(class_names, text_file, text_map=text_map),
+        text=class_text(class_names, text_file, text_map=text_map),
         files=[
             os.path.basename(os.path.abspath(root)), f"{shots}-shot", os.path.basename(text_file),
         ],

@@ -1,11 +1,13 @@
-"""Files of class text vectors: dicts in .npy, matrices in .npz, lines in .csv."""
+"""Class text vectors from files (dicts in .npy, matrices in .npz, lines in .csv), or from the names
+where no file is given."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from avdiff_jax.data.class_text import match_text
+from avdiff_jax.data.class_text import ClassText, lack_text, match_text
+from avdiff_jax.data.importers import text_encoders
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.files import FilePath, draft
@@ -111,20 +113,32 @@ def read_manual_names(path: FilePath) -> dict[str, str]:
 
 
 def class_text(
-    class_names: Sequence[str], path: FilePath, key: str | None = None,
+    class_names: Sequence[str], path: FilePath | None = None, key: str | None = None,
     names_key: str | None = None, text_map: FilePath | None = None,
-) -> np.ndarray:
-    """Rows [C, Dt] float32 of a text file for the classes, by name.
+) -> ClassText:
+    """The text of the classes: rows of a file, by name; without one, what WordLlama makes of the
+    names, or none where that is not installed.
 
     Args:
       path, key, names_key: see `read_text`.
       text_map: a CSV for `read_manual_names`, or None.
 
     Raises:
-      UserError: an unfit file, or classes without a vector.
+      UserError: an unfit file, classes without a vector, or words about a file that is not given.
     """
     manual = read_manual_names(text_map) if text_map else None
-    return match_file(class_names, path, key, names_key, manual)[0]
+    if path is not None:
+        vectors = match_file(class_names, path, key, names_key, manual)[0]
+        return ClassText(vectors, os.path.basename(path))
+    if key or names_key:
+        raise UserError(f"the key {key or names_key!r} is of a text file and none is given: give "
+                        f"the file or leave it out")
+    if text_encoders.is_installed():
+        return ClassText(
+            text_encoders.encode_names(class_names, manual), text_encoders.identify())
+    return lack_text(len(class_names), (
+        f"no class text: give a text file, or install what makes it from class names (`"
+        f"{text_encoders.INSTALL}`)",))
 
 
 def match_file(
@@ -137,7 +151,7 @@ def match_file(
       manual: as `read_manual_names` gives it.
 
     Raises:
-      UserError: as `class_text`.
+      UserError: an unfit file, or classes without a vector.
     """
     vectors = read_text(path, key, names_key)
     rows, over = match_text(class_names, vectors, path, manual), len(vectors) - len(class_names)

@@ -1,7 +1,7 @@
 """Own data into the sets of a split: whole groups held out, or a share of the clips."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,10 +26,16 @@ class _Request(NamedTuple):
     clips: Clips  # of the chosen classes
     classes: dict[str, list[str]]  # of each kind
     groups: Mapping[str, str]  # by clip id; a clip without one is a group of its own
+    untested: frozenset[str]  # novel2 classes that may have no test clip
     shots: int
     seed: int
     val: float
     test: float
+
+    def needs(self, name: str) -> tuple:
+        """Which sides together must hold how many clips of a class."""
+        needs = _needs(self.shots)[self.kind_of[name]]
+        return needs[:1] if name in self.untested else needs
 
     def group(self, clip: str) -> str:
         return self.groups.get(clip) or f"clip {clip}"
@@ -51,6 +57,7 @@ def make_split(
     by: str | None = None,
     val: float | None = None,
     test: float | None = None,
+    untested: Collection[str] = (),
     name: str | None = None,
 ) -> Split:
     """A split of a user's own clips, the same for any order of clips and classes in the store.
@@ -74,6 +81,7 @@ def make_split(
       base, novel1, novel2: how many classes (int), what fraction of them (float) or which.
       by: "group" or "clip"; default "group" where the store has groups.
       val, test: shares of groups or clips in 0..1; default `SHARES`.
+      untested: novel2 classes all of whose clips may be trained on, so that nothing measures them.
       name: of the split; default that of the store.
 
     Raises:
@@ -86,10 +94,14 @@ def make_split(
     clips = clips_by_class(store)
     chosen = _choose_classes(set(clips), store, seed, dict(base=base, novel1=novel1, novel2=novel2))
     classes = dict(zip(KINDS, chosen.values(), strict=True))
-    request = _Request(pick(clips, classes, *KINDS), classes, groups, shots, seed, val, test)
+    request = _Request(
+        pick(clips, classes, *KINDS), classes, groups, frozenset(untested), shots, seed, val, test
+    )
     sets = _sets_by_group(request) if by == "group" else _sets_by_clip(request)
     name = name or store.name
-    return finish(sets, classes, name=name, shots=shots, seed=seed, by=by, groups=groups)
+    return finish(
+        sets, classes, name=name, shots=shots, seed=seed, by=by, groups=groups, untested=untested
+    )
 
 
 def clips_by_class(store: Store) -> Clips:
@@ -270,11 +282,11 @@ def _needs(shots: int) -> dict[str, tuple]:
 
 def _content(request: _Request) -> dict[str, Counter]:
     """How many clips of each class every group has."""
-    kind_of, needs = request.kind_of, _needs(request.shots)
+    kind_of = request.kind_of
     held_by: dict[str, Counter] = {}
     for name in sorted(request.clips):
         groups = [request.group(clip) for clip in request.clips[name]]
-        fewest = len(needs[kind_of[name]])
+        fewest = len(request.needs(name))
         if len(set(groups)) < fewest:
             raise UserError(
                 f"class {name!r} has clips in {len(set(groups))} groups but as a {kind_of[name]} "
@@ -315,9 +327,9 @@ def _assign_sides(
 
 def _shortfall(held: np.ndarray, request: _Request) -> str:
     """What the first class that is short of clips lacks, or nothing."""
-    kind_of, needs = request.kind_of, _needs(request.shots)
+    kind_of = request.kind_of
     for at, name in enumerate(sorted(request.clips)):
-        for sides, least in needs[kind_of[name]]:
+        for sides, least in request.needs(name):
             kept = int(sum(held[SIDES.index(side), at] for side in sides))
             if kept < least:
                 return (

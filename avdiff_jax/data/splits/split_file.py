@@ -36,7 +36,8 @@ class Sets(TypedDict):
 
 
 class Split(TypedDict):
-    """What `finish` makes and the file holds; `notes` may be absent from an old one."""
+    """What `finish` makes and the file holds; `notes` may be absent from an old one. `untested` are
+    novel2 classes that may have no test clip."""
 
     schema: str
     version: int
@@ -48,6 +49,7 @@ class Split(TypedDict):
     sets: Sets
     counts: dict
     notes: NotRequired[list[str]]
+    untested: NotRequired[list[str]]
 
 
 FILE = documents.Document(
@@ -65,6 +67,7 @@ def finish(
     by: str,
     groups: Mapping[str, str | None] | None = None,
     notes: Iterable[str] = (),
+    untested: Iterable[str] = (),
 ) -> Split:
     """A split as it is written: sorted, counted and audited.
 
@@ -75,6 +78,7 @@ def finish(
       name, shots, seed, by: recorded; seed is None where the sets came ready made (`official`).
       groups: group of a clip id, for `audit`; a clip may be absent or without one.
       notes: kept under `notes`, followed by what `audit` reports.
+      untested: novel2 classes that may have no test clip.
 
     Raises:
       UserError: `audit` refuses it.
@@ -92,6 +96,8 @@ def finish(
             for key in HOLDS
         },
     }
+    if untested := sorted(untested):
+        split["untested"] = untested
     split["notes"] = [*notes, *audit(split, groups)]
     split["counts"] = counts(split)
     return split

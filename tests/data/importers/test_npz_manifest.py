@@ -32,7 +32,7 @@ def test_npz_clips(tmp_path, save):
     made = arrays()
     clips, source = read_arrays(tmp_path, made, save)
     assert source.total == 5 and source.class_names == ["dog", "cat"]
-    np.testing.assert_array_equal(source.class_text, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(source.text.vectors, [[1, 2], [3, 4]])
     assert [clip.clip_id for clip in clips] == made["sample_id"]
     assert [clip.class_name for clip in clips] == ["dog", "cat", "dog", "cat", "dog"]
     assert [clip.group for clip in clips] == ["0", "0", "1", "1", "2"]
@@ -51,7 +51,7 @@ def test_npz_other_ways_to_say_it(tmp_path):
                                 group_key=None)
     assert [clip.clip_id for clip in clips] == [f"clip{i}" for i in range(5)]
     assert source.class_names == ["cat", "dog"] and clips[0].group is None
-    np.testing.assert_array_equal(source.class_text, [[3, 4], [1, 2]])
+    np.testing.assert_array_equal(source.text.vectors, [[3, 4], [1, 2]])
     assert [clip.class_name for clip in clips] == [clip.class_name for clip in plain]
     for clip, other in zip(clips, plain, strict=True):
         np.testing.assert_array_equal(clip.audio, other.audio)
@@ -156,7 +156,7 @@ def test_real_sets(shared, tmp_path, name, groups, classes, n):
     clips, source = read_npz([folder / f"{name}.npz"], **keys, text=folder / "class_minilm384.npz")
     report = write_store(
         tmp_path / "s.h5", name=name, clips=pool_tokens(clips, audio=6, video=4),
-        class_names=source.class_names, class_text=source.class_text, audio_seconds=0.12,
+        class_names=source.class_names, class_text=source.text.vectors, audio_seconds=0.12,
         video_seconds=0.16, provenance={})
     assert report.clips == n and len(report.clips_per_class) == classes
     assert report.audio["max"] <= 60 and report.video["max"] <= 60
@@ -194,7 +194,7 @@ def manifest_clips(path):
 def test_manifest(manifest):
     clips, source = manifest_clips(manifest)
     assert source.class_names == ["cat", "dog"] and source.total == 2
-    np.testing.assert_array_equal(source.class_text, [[3, 4], [1, 2]])
+    np.testing.assert_array_equal(source.text.vectors, [[3, 4], [1, 2]])
     assert clips[0][:3] == ("x", "dog", "g1") and clips[1][:3] == ("y", "cat", None)
     assert clips[0].audio.shape == (2, 3) and clips[0].video.dtype == np.float32
     assert clips[1].video is None

@@ -23,7 +23,7 @@ def test_official(archive, tmp_path):
     clips = list(clips)
     assert source.class_names == ["Archery", "Bowling", "HandstandPushups", "YoYo"]
     # rows of class text follow the names, through original,manual
-    np.testing.assert_array_equal(source.class_text.argmax(1), [3, 2, 1, 0])
+    np.testing.assert_array_equal(source.text.vectors.argmax(1), [3, 2, 1, 0])
     by_id = {clip.clip_id: clip for clip in clips}
     assert len(by_id) == len(clips) == 2 * 4 + 4 + 3 * 2 + 6  # no copy is stored twice
     for clip_id, clip in by_id.items():

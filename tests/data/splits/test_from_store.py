@@ -230,3 +230,39 @@ def test_published_split_of_utd_mhad(shared):
         "stage 2 draw 1",
         "stage 2 draw 2",
     ]
+
+
+def rare(clips, name, count):
+    """The clips, but of one class so many only."""
+    kept = [clip for clip in clips if clip[1] == name][:count]
+    return [clip for clip in clips if clip[1] != name] + kept
+
+
+NAMED = {"base": ["class 0", "class 1", "class 2", "class 3"], "novel1": ["class 4", "class 5"],
+         "novel2": ["class 6", "class 7"]}
+
+
+@pytest.mark.parametrize("clips", [ungrouped(), by_video()])
+def test_a_class_all_of_whose_clips_are_shots(clips):
+    """It is trained, and others are measured; unless it is named, it is refused."""
+    store = make_store(rare(clips, "class 7", 3))
+    split = make_split(store, 3, 0, **NAMED, untested=["class 7"])
+    assert split["untested"] == ["class 7"]
+    for shots, tested in zip(
+            split["sets"]["train2_novel"], split["sets"]["test_novel"], strict=True):
+        assert len(shots["class 7"]) == 3 and "class 7" not in tested and tested["class 6"]
+    with pytest.raises(UserError, match="class 7"):
+        make_split(store, 3, 0, **NAMED)
+    with pytest.raises(UserError, match=r"no clip of class 'class 7' in test_novel\[0\]"):
+        make_split(store, 3, 0, **NAMED | {"novel2": ["class 7"]}, untested=["class 7"])
+
+
+def test_untested_classes_are_kept_by_the_file(tmp_path):
+    store = make_store(rare(ungrouped(), "class 7", 3))
+    split = make_split(store, 3, 0, **NAMED, untested=["class 7"])
+    split_file.write(split, tmp_path / "s.json")
+    assert split_file.load(tmp_path / "s.json") == split
+    del split["untested"]
+    split_file.write(split, tmp_path / "t.json")
+    with pytest.raises(UserError, match="no clip of class 'class 7' in test_novel"):
+        split_file.load(tmp_path / "t.json")
