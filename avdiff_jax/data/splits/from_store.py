@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.data.splits.dealing import Need, deal_groups, list_needs
 from avdiff_jax.data.splits.sampling import check_request, cut, draw, pick, rng, with_shots
 from avdiff_jax.data.splits.sets import DRAWS, KINDS, Clips, examples
 from avdiff_jax.data.splits.split_file import Split, finish
@@ -15,9 +16,6 @@ from avdiff_jax.errors import UserError
 # Shares of (validation, test) where nothing else is asked for. By clip they are those of Table 1:
 # a tenth of the base clips is test, a tenth of the others validation.
 SHARES = {"clip": (0.1, 0.1), "group": (0.25, 0.25)}
-# Groups are dealt out in a random order; an order that leaves some class short is dropped.
-ORDERS = 50
-SIDES = ("train", "val", "test")
 
 
 class _Request(NamedTuple):
@@ -32,9 +30,9 @@ class _Request(NamedTuple):
     val: float
     test: float
 
-    def needs(self, name: str) -> tuple:
+    def needs(self, name: str) -> tuple[Need, ...]:
         """Which sides together must hold how many clips of a class."""
-        needs = _needs(self.shots)[self.kind_of[name]]
+        needs = list_needs(self.kind_of[name], self.shots)
         return needs[:1] if name in self.untested else needs
 
     def group(self, clip: str) -> str:
@@ -233,7 +231,9 @@ def _sets_by_clip(request: _Request) -> dict:
 
 def _sets_by_group(request: _Request) -> dict:
     shots, seed = request.shots, request.seed
-    side_of = _deal_groups(request)
+    shares = 1 - (request.val + request.test), request.val, request.test
+    needs = {name: request.needs(name) for name in request.clips}
+    side_of = deal_groups(_content(request), request.kind_of, needs, shares, seed)
 
     def on(sides: tuple[str, ...], *kinds: str) -> Clips:
         picked = pick(request.clips, request.classes, *kinds)
@@ -255,85 +255,10 @@ def _sets_by_group(request: _Request) -> dict:
     }
 
 
-def _deal_groups(request: _Request) -> dict[str, str]:
-    """Which side each group is on: the first random order of them that leaves no class short."""
-    held_by = _content(request)
-    for order in range(ORDERS):
-        dealt = rng(request.seed, f"groups {order}").permutation(sorted(held_by))
-        side_of, held = _assign_sides(map(str, dealt), held_by, request)
-        short = _shortfall(held, request)
-        if not short:
-            return side_of
-    raise UserError(
-        f"{ORDERS} ways to deal out {len(held_by)} groups all fell short, the last because "
-        f"{short}; ask for fewer shots, other shares of validation and test or other classes, or "
-        "hold out clips instead of groups with --by clip"
-    )
-
-
-def _needs(shots: int) -> dict[str, tuple]:
-    """Which sides together must hold how many clips of a class, by its kind."""
-    return {
-        "base1": ((("train",), 1), (("val",), 1), (("test",), 1)),
-        "novel1": ((("train",), shots), (("val",), 1), (("test",), 1)),
-        "novel2": ((("train", "val"), shots), (("test",), 1)),
-    }
-
-
 def _content(request: _Request) -> dict[str, Counter]:
     """How many clips of each class every group has."""
-    kind_of = request.kind_of
     held_by: dict[str, Counter] = {}
-    for name in sorted(request.clips):
-        groups = [request.group(clip) for clip in request.clips[name]]
-        fewest = len(request.needs(name))
-        if len(set(groups)) < fewest:
-            raise UserError(
-                f"class {name!r} has clips in {len(set(groups))} groups but as a {kind_of[name]} "
-                f"class it needs {fewest} to be held out by group; leave it out, make it another "
-                "kind of class, or hold out clips instead of groups with --by clip"
-            )
-        for group in groups:
-            held_by.setdefault(group, Counter())[name] += 1
+    for name, ids in request.clips.items():
+        for clip in ids:
+            held_by.setdefault(request.group(clip), Counter())[name] += 1
     return held_by
-
-
-def _assign_sides(
-    groups: Iterable[str], held_by: Mapping[str, Counter], request: _Request
-) -> tuple[dict[str, str], np.ndarray]:
-    """Which side each group is on, and [side, class] how many clips that makes.
-
-    Each group goes where it brings the shares of its classes nearest to those asked for. This
-    serves groups that hold one class (source videos) and groups that hold all of them (subjects)
-    alike.
-    """
-    names = sorted(request.clips)
-    column = {name: at for at, name in enumerate(names)}
-    totals = np.array([len(request.clips[name]) for name in names], np.float64)
-    wanted = np.array([1 - (request.val + request.test), request.val, request.test])
-    held = np.zeros((len(SIDES), len(names)))
-    side_of = {}
-    for group in groups:
-        at = np.array([column[name] for name in held_by[group]])
-        clips = np.array(list(held_by[group].values()), np.float64)
-        gap = held[:, at] / totals[at] - wanted[:, None]
-        added = clips / totals[at]
-        # How much the squared gap grows on each side.
-        best = int(np.argmin((added * (2 * gap + added)).sum(axis=1)))
-        held[best, at] += clips
-        side_of[group] = SIDES[best]
-    return side_of, held
-
-
-def _shortfall(held: np.ndarray, request: _Request) -> str:
-    """What the first class that is short of clips lacks, or nothing."""
-    kind_of = request.kind_of
-    for at, name in enumerate(sorted(request.clips)):
-        for sides, least in request.needs(name):
-            kept = int(sum(held[SIDES.index(side), at] for side in sides))
-            if kept < least:
-                return (
-                    f"class {name!r} ({kind_of[name]}) keeps {kept} clips in its "
-                    f"{' and '.join(sides)} groups but needs {least}"
-                )
-    return ""
