@@ -4,12 +4,19 @@
         --config.data.store=mine.h5 --config.data.split=mine-5shot.json
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
 def get_config(arg: str | None = None):
     """The configuration for words such as `5shot,method=avdiff`."""
     w = common.words(arg)
+    return common.apply(sized(w), w)
+
+
+def sized(w: dict) -> ConfigDict:
+    """The fields before words choose among them."""
     c = common.base()
     c.dataset = "own"
     c.shots = w.get("shots", 5)
@@ -22,4 +29,4 @@ def get_config(arg: str | None = None):
     t.batch, t.batches, t.epochs1, t.epochs2 = 32, 40, 8, 5
     t.learning_rate = 5e-4
     c.eval.calibration = "exact"
-    return common.apply(c, w)
+    return c

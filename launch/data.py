@@ -189,7 +189,8 @@ def add_import_flags(p: Parser) -> None:
     add("--layout", required=True, choices=layouts.LAYOUTS, help="how the features lie on disk")
     p.add_output("FILE.h5", "store to make")
     add("--name", help="of the data set; default: that of the file")
-    add("--root", help="official: folder that holds features/ and class-split/")
+    add("--root", metavar="FOLDER", help="official: it holds features/ and class-split/; folder: "
+                                         "class/clip.audio.npy and class/clip.video.npy")
     add("--shots", type=int, help="official: which features/K-shot")
     p.add_output("FILE.json", "official: where its own sets go; default: OUT-Kshot.json",
                  flag="--split", required=False)

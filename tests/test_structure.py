@@ -30,6 +30,7 @@ FLOORS = [
     "results",
     "inference",
     "train",
+    "fitting",
     "speed",
     "__main__",
     "__init__",
@@ -111,7 +112,7 @@ def test_no_circle():
         name_of(path): {
             file_of(dotted) for _, dotted in imported(path, path.read_text()) if file_of(dotted)
         }
-        - {name_of(path)}
+        - {name_of(path), "__init__"}  # whose version is read before any room
         for path in FILES
     }
     assert set(graph) <= set(graphlib.TopologicalSorter(graph).static_order())

@@ -1,6 +1,7 @@
 """Which clips there are: a folder of classes or a CSV, and a shard of them."""
 
 import collections
+import difflib
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from avdiff_jax.io.files import FilePath
 
 UNLABELLED = "unlabelled"  # the class of clips that have none
 NEEDED, OPTIONAL = {"path"}, {"class", "clip_id", "group", "start", "end"}  # columns of a CSV
+LIKE = 0.75  # how alike a column is to one of these that was mistyped
 
 
 class ClipFile(NamedTuple):
@@ -55,6 +57,7 @@ def open_collection(path: FilePath) -> Collection:
     """The clips of FOLDER/class/*, of FOLDER/* without classes, or of a CSV.
 
     A CSV has the header path[,class][,clip_id][,group][,start][,end]; paths are relative to it.
+    Other columns are left unread.
 
     Raises:
       UserError: nothing is there, or what is there contradicts itself.
@@ -120,7 +123,10 @@ def of_csv(path: str) -> Collection:
     """The clips that a CSV lists."""
     rows = text_files.rows(path, "clip list")
     header = rows[0] if rows else []
-    if not {*header} >= NEEDED or {*header} - NEEDED - OPTIONAL or len({*header}) != len(header):
+    others = sorted({*header} - NEEDED - OPTIONAL)
+    mistyped = [name for name in others if difflib.get_close_matches(
+        name, NEEDED | OPTIONAL, cutoff=LIKE)]
+    if not {*header} >= NEEDED or mistyped or len({*header}) != len(header):
         raise UserError(f"clip list {path} has the header {','.join(header)!r} where path, and "
                         f"if need be {', '.join(sorted(OPTIONAL))}, are needed: mend it")
     folder = os.path.dirname(path)
@@ -146,7 +152,8 @@ def of_csv(path: str) -> Collection:
             entry["class"] if is_labelled else UNLABELLED, entry.get("group") or None, start, end))
     if not clips:
         raise UserError(f"clip list {path} lists 0 clips: add some")
-    return _collection(path, clips, is_labelled, [])
+    notes = [f"columns left unread: {', '.join(others)}"] if others else []
+    return _collection(path, clips, is_labelled, notes)
 
 
 def _seconds(place: str, entry: dict[str, str], column: str, default: float) -> float:
@@ -162,7 +169,28 @@ def _seconds(place: str, entry: dict[str, str], column: str, default: float) -> 
     return seconds
 
 
-# ---------------------------------------------------------------------------- both
+# ---------------------------------------------------------------------------- lists
+
+
+def collect_files(
+    paths: Sequence[FilePath], classes: Sequence[str], groups: Sequence[str] | None = None
+) -> Collection:
+    """The clips of a list of files, with a class each, and a group each or none.
+
+    Raises:
+      UserError: a file is listed twice, or classes differ only in case.
+    """
+    files = [os.fspath(path) for path in paths]
+    folder = os.path.commonpath(map(os.path.dirname, map(os.path.abspath, files)))
+    ids = _short_ids([os.path.relpath(file, folder) for file in files])
+    clips = [
+        ClipFile(file, clip_id, str(class_name), None if groups is None else str(groups[i]))
+        for i, (file, clip_id, class_name) in enumerate(zip(files, ids, classes, strict=True))
+    ]
+    return _collection(folder, clips, True, [])
+
+
+# ---------------------------------------------------------------------------- all
 
 
 def _collection(

@@ -24,7 +24,7 @@ def tabulate_run(results: Mapping, bold: str = "{}") -> TextTable:
     """The table of a run; `bold` is the format of our own row."""
     config, test = results["config"], results["test"]
     draws, departures = test["draws"], ablation(config)
-    rows = [[_name_ours(len(draws), bold), *_ours(test, bold), ""]]
+    rows = [[_name_ours(len(draws), bold), *write_numbers(test, bold), ""]]
     published = paper_row(config["dataset"], config["shots"], config["method"], departures)
     # Another store under a benchmark configuration is not to be compared with the paper.
     beside_paper = bool(published) and len({*count_classes(results)}) == 1
@@ -47,7 +47,7 @@ def _name_ours(draws: int, bold: str) -> str:
     return bold.format("ours") + (f", mean ± std of {draws} draws" if draws > 1 else ", one draw")
 
 
-def _ours(test: Mapping, bold: str) -> list[str]:
+def write_numbers(test: Mapping, bold: str = "{}") -> list[str]:
     """The mean of each number, with its spread over draws where there are several."""
     cells = []
     for name in COLUMNS:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from avdiff_jax.errors import UserError
-from avdiff_jax.extract.collection import UNLABELLED, ClipFile, open_collection
+from avdiff_jax.extract.collection import UNLABELLED, ClipFile, collect_files, open_collection
 
 
 def folder_of(root, *names):
@@ -80,6 +80,25 @@ def test_what_is_wrong_with_a_csv(content, complaint, tmp_path):
     (tmp_path / "clips.csv").write_text(content)
     with pytest.raises(UserError, match=complaint):
         open_collection(tmp_path / "clips.csv")
+
+
+def test_other_columns_are_left_unread(tmp_path):
+    (tmp_path / "clips.csv").write_text("path,seconds,class,remark\na.mp4,3,dog,\n")
+    there = open_collection(tmp_path / "clips.csv")
+    assert there.clips[0].class_name == "dog"
+    assert there.notes == ("columns left unread: remark, seconds",)
+
+
+def test_a_list_of_files(tmp_path):
+    folder_of(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4")
+    files = [tmp_path / name for name in ("b/1.mp4", "b/2.mp4", "a/1.mp4")]
+    there = collect_files(files, ["y", "y", "x"], ["g", "h", "g"])
+    assert [(c.class_name, c.clip_id, c.group) for c in there.clips] == [
+        ("x", "a/1", "g"), ("y", "b/1", "g"), ("y", "b/2", "h")]
+    assert there.is_labelled and there.name == tmp_path.name
+    assert there == collect_files(files, ["y", "y", "x"], ["g", "h", "g"])
+    with pytest.raises(UserError, match=r"has the clip id '1(\.mp4)?' for"):
+        collect_files([files[0]] * 2, ["y", "y"])
 
 
 def test_shards_are_all_clips_once(tmp_path):

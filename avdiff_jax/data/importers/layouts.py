@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from avdiff_jax.data.clips import Clip, pool_tokens
-from avdiff_jax.data.importers import npz_manifest, official
+from avdiff_jax.data.importers import npy_folder, npz_manifest, official
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.store import MODALITIES
 from avdiff_jax.data.store_report import Report
@@ -44,6 +44,7 @@ LAYOUTS = {
         npz_manifest.read_npz, ("npz", "label_key", *RATES),
         ("audio_key", "video_key", "class_key", "id_key", "group_key", *TEXT),
     ),
+    "folder": Layout(npy_folder.read_folder, ("root", *RATES), TEXT),
     "manifest": Layout(npz_manifest.read_manifest, ("manifest", *RATES), TEXT),
 }
 SETTINGS = {name for layout in LAYOUTS.values() for name in (*layout.needs, *layout.takes)}

@@ -1,0 +1,1 @@
+"""From a user's clips to trained classifiers, in one call."""

@@ -1,0 +1,228 @@
+"""Which classes are base and which novel, and how many shots: by the clips that each class has."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from avdiff_jax.data.class_text import NameMatcher, list_names, near
+from avdiff_jax.data.splits.from_store import clips_by_class, make_split
+from avdiff_jax.data.splits.sampling import check_request, rng
+from avdiff_jax.data.splits.sets import examples
+from avdiff_jax.data.splits.split_file import Split
+from avdiff_jax.data.store import Store
+from avdiff_jax.errors import UserError
+
+LEAST_BASE = 10  # clips of a base class, where enough classes have them
+MOST_SHOTS = 5
+SHARE_NOVEL = 0.3  # of the classes, where none has too few clips to be base
+SHARE_NOVEL1 = 1 / 3  # of the base classes: they stand for novel ones when settings are chosen
+SHARE_HELD_OUT = 0.2  # of the clips of a class, for validation and for the test each
+
+
+class Supply(NamedTuple):
+    """The clips of a class, by the units that are held out as a whole: groups, or single clips.
+
+    units: how many clips each has, the smallest first.
+    """
+
+    units: tuple[int, ...]
+
+    @property
+    def clips(self) -> int:
+        """All of them."""
+        return sum(self.units)
+
+    @property
+    def can_be_base(self) -> bool:
+        """Whether there is a unit for training, for validation and for the test."""
+        return len(self.units) >= 3
+
+    @property
+    def shots_beside_both(self) -> int:
+        """How many are left where units are held out for validation and for the test."""
+        if not self.can_be_base:
+            return 0
+        return self.clips - max(self.units[0], round(SHARE_HELD_OUT * self.clips)) - self.units[1]
+
+    @property
+    def shots_beside_test(self) -> int:
+        """How many clips can be shots where one unit is held out for the test."""
+        return sum(self.units[1:])
+
+
+class Chosen(NamedTuple):
+    """The classes of a split by kind, its shots, and what is to be said of the choice.
+
+    untested: novel classes all of whose clips are shots.
+    """
+
+    base1: list[str]
+    novel1: list[str]
+    novel2: list[str]
+    shots: int
+    untested: list[str]
+    notes: tuple[str, ...]
+
+
+def choose_split(
+    store: Store, *, shots: int | None = None, novel: Sequence[str] | None = None,
+    base: Sequence[str] | None = None, by: str | None = None, seed: int = 0,
+) -> tuple[Split, tuple[str, ...]]:
+    """Makes a split of all classes of a store, and remarks on how they were chosen.
+
+    Args:
+      shots: of a novel class; default: what the rarest allows, up to 5.
+      novel, base: names of classes; default: what has too few clips to be base is novel.
+      by: "group" or "clip", what is held out as a whole; default: groups where there are some.
+      seed: of all that is drawn.
+
+    Raises:
+      UserError: the classes have too few clips for it, or the names contradict each other.
+    """
+    by = by or ("group" if store.groups is not None else "clip")
+    chosen = choose_classes(measure_supply(store, by), shots, novel, base, seed)
+    share = SHARE_HELD_OUT if by == "clip" else None
+    split = make_split(
+        store, chosen.shots, seed, base=chosen.base1, novel1=chosen.novel1, novel2=chosen.novel2,
+        by=by, val=share, test=share, untested=chosen.untested,
+    )
+    return split, chosen.notes
+
+
+def measure_supply(store: Store, by: str) -> dict[str, Supply]:
+    """What each class with clips has."""
+    groups = {}
+    if by == "group" and store.groups is not None:
+        pairs = zip(store.clip_ids, store.groups, strict=True)
+        groups = {str(clip): str(group) for clip, group in pairs if group}
+    supply = {}
+    for name, ids in clips_by_class(store).items():
+        sizes = Counter(("group", groups[c]) if c in groups else ("clip", c) for c in ids)
+        supply[name] = Supply(tuple(sorted(sizes.values())))
+    return dict(sorted(supply.items()))
+
+
+def choose_classes(
+    supply: Mapping[str, Supply], shots: int | None, novel: Sequence[str] | None,
+    base: Sequence[str] | None, seed: int,
+) -> Chosen:
+    """Chooses the kind of every class, and the shots; arguments as of `choose_split`.
+
+    Raises:
+      UserError: as `choose_split`.
+    """
+    base_names, novel_names, notes = divide(supply, novel, base, seed)
+    shots, more = choose_shots(supply, base_names, novel_names, shots, seed)
+    untested = [name for name in novel_names if supply[name].shots_beside_test < shots]
+    if len(untested) == len(novel_names):
+        raise UserError(
+            f"with {shots} shots no clip of a novel class ({examples(novel_names)}) is left to be "
+            "tested on: ask for fewer shots, or add a clip of one of them"
+        )
+    able = [name for name in base_names if supply[name].shots_beside_both >= shots]
+    if not able:
+        raise UserError(
+            f"no base class ({examples(base_names)}) has the clips to try {shots} shots on before "
+            "the test: ask for fewer shots"
+        )
+    count = min(max(1, round(SHARE_NOVEL1 * len(base_names))), len(base_names) - 1, len(able))
+    novel1 = sorted(map(str, rng(seed, "stage 1").permutation(able)[:count]))
+    base1 = [name for name in base_names if name not in novel1]
+    return Chosen(base1, novel1, novel_names, shots, untested, (*notes, *more))
+
+
+def divide(
+    supply: Mapping[str, Supply], novel: Sequence[str] | None, base: Sequence[str] | None,
+    seed: int,
+) -> tuple[list[str], list[str], list[str]]:
+    """Divides all classes into base and novel ones; returns both, and remarks."""
+    able = [name for name in supply if supply[name].can_be_base]
+    notes: list[str] = []
+    if base is not None:
+        base_names = spell(base, supply, "base")
+        for name in base_names:
+            if name not in able:
+                raise UserError(
+                    f"class {name!r} cannot be base with {count_text(supply[name])}, 3 are needed: "
+                    "take it off the base classes"
+                )
+    elif novel is not None:
+        base_names = [name for name in able if name not in spell(novel, supply, "novel")]
+    else:
+        base_names = [name for name in able if supply[name].clips >= LEAST_BASE]
+        if len(base_names) < 2:
+            base_names = able
+    novel_names = [name for name in supply if name not in base_names]
+    if novel is not None:
+        check_novel(spell(novel, supply, "novel"), base_names, novel_names, base is not None)
+        if joined := sorted({*novel_names} - {*spell(novel, supply, "novel")}):
+            notes.append(f"Too few clips to be base, so novel too: {', '.join(joined)}.")
+    elif base is None and not novel_names and len(base_names) > 2:
+        count = min(max(1, round(SHARE_NOVEL * len(base_names))), len(base_names) - 2)
+        picked = rng(seed, "novel classes").permutation(base_names)[:count]
+        novel_names = sorted(map(str, picked))
+        base_names = [name for name in base_names if name not in novel_names]
+        notes.append(
+            f"No class has too few clips to be base, so {count} of {len(supply)} were drawn to be "
+            f"novel: {', '.join(novel_names)}."
+        )
+    if len(base_names) < 2 or not novel_names:
+        raise UserError(
+            f"there are {len(base_names)} classes to be base ones and {len(novel_names)} to be "
+            "novel ones, but two and one are needed, a base one with 3 clips (in as many groups, "
+            "where there are groups): add classes or clips, or change which are novel"
+        )
+    return base_names, novel_names, notes
+
+
+def check_novel(
+    novel: Collection[str], base: Collection[str], rest: Collection[str], both_named: bool
+) -> None:
+    """Raises UserError where the names of novel classes contradict those of base ones."""
+    if twice := sorted({*novel} & {*base}):
+        raise UserError(f"class {twice[0]!r} is named as base and as novel: name it once")
+    if both_named and (left := sorted({*rest} - {*novel})):
+        raise UserError(f"class {left[0]!r} ({len(left)} such) is named neither as base nor as "
+                        f"novel: name it, or leave out one of the lists")
+
+
+def spell(names: Sequence[str], known: Collection[str], kind: str) -> list[str]:
+    """The names as the clips have them. Raises UserError naming those that have no clips."""
+    find = NameMatcher(known)
+    lacking = {name: near(name, known) for name in names if find(name) is None}
+    if lacking:
+        raise UserError(f"{len(lacking)} {kind} classes have no clips: {list_names(lacking)}: "
+                        f"change them")
+    return sorted({found for name in names if (found := find(name)) is not None})
+
+
+def choose_shots(
+    supply: Mapping[str, Supply], base: Sequence[str], novel: Sequence[str], shots: int | None,
+    seed: int,
+) -> tuple[int, list[str]]:
+    """The shots, and a remark where classes limit them.
+
+    Raises:
+      UserError: a class has fewer clips than were asked for.
+    """
+    if shots is None:
+        allowed = {name: supply[name].shots_beside_test or supply[name].clips for name in novel}
+        largest = max(base, key=lambda name: supply[name].shots_beside_both)  # settings are tried
+        allowed[largest] = supply[largest].shots_beside_both  # on base classes
+        rarest = min(allowed, key=lambda name: allowed[name])
+        if allowed[rarest] >= MOST_SHOTS:
+            return MOST_SHOTS, []
+        return allowed[rarest], [
+            f"{allowed[rarest]} shots, because {rarest!r} has {count_text(supply[rarest])}."]
+    check_request(shots, seed)
+    short = min(novel, key=lambda name: supply[name].clips)
+    if supply[short].clips < shots:
+        raise UserError(f"shots is {shots} but class {short!r} has {count_text(supply[short])}: "
+                        f"ask for at most {supply[short].clips}")
+    return shots, []
+
+
+def count_text(supply: Supply) -> str:
+    """"4 clips", or "4 clips in 2 groups"."""
+    groups = "" if {*supply.units} <= {1} else f" in {len(supply.units)} groups"
+    return f"{supply.clips} clip{'s' if supply.clips > 1 else ''}{groups}"

@@ -1,0 +1,215 @@
+"""A folder of clips to trained classifiers: features, text, split, a run of the method and of each
+control, and what came of them in one table."""
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from ml_collections import ConfigDict
+
+from avdiff_jax.cli import configuration
+from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits.split_file import Split
+from avdiff_jax.data.store import open_store
+from avdiff_jax.errors import UserError
+from avdiff_jax.fitting.classes import choose_split
+from avdiff_jax.fitting.controls import CONTROLS, finish_run
+from avdiff_jax.fitting.sources import Settings, find_source
+from avdiff_jax.inference.model import Trained, load
+from avdiff_jax.io import documents
+from avdiff_jax.io.files import FilePath, write_text
+from avdiff_jax.methods import METHODS
+from avdiff_jax.results import text_table
+from avdiff_jax.results.controls import Comparison, compare
+from avdiff_jax.results.runs import Finished
+
+CONFIG = "configs/clips.py"
+
+
+class Request(TypedDict):
+    """What was asked of a folder of a fit."""
+
+    clips: str  # their fingerprint
+    settings: dict
+    classes: dict
+    seed: int
+
+
+REQUEST = documents.Document(
+    "request", Request, "choose another folder, or remove that one", "avdiff_jax.fit", 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """What a fit has made.
+
+    folder: holds the store, the split, and a workdir for each method.
+    runs: the finished runs by method.
+    comparison: their table, and which is ahead.
+    split: classes, and which clips are for what.
+    notes: remarks on how classes and shots were chosen.
+    minutes: that each part took, this time.
+    """
+
+    folder: Path
+    runs: dict[str, Finished]
+    comparison: Comparison
+    split: Split
+    notes: tuple[str, ...]
+    minutes: dict[str, float]
+
+    @property
+    def best(self) -> Trained:
+        """The model with the highest HM."""
+        return load(self.comparison.best.workdir)
+
+    def model(self, method: str, draw: int = 0) -> Trained:
+        """The model of a method, of one draw of the shots."""
+        return load(self.runs[method].workdir, draw)
+
+    def __repr__(self):
+        sizes = {kind: len(names) for kind, names in self.split["classes"].items()}
+        return (f"Fit({self.folder}, {sizes['base1'] + sizes['novel1']} base and "
+                f"{sizes['novel2']} novel classes, {', '.join(self.runs)})")
+
+    def __str__(self):
+        return "\n".join([
+            text_table.plain(self.comparison.table), self.comparison.sentence, "",
+            *describe_use(self)])
+
+
+def fit(
+    clips: FilePath | Sequence, classes: Sequence[str] | None = None, *, out: FilePath,
+    groups: Sequence[str] | None = None, novel: Sequence[str] | None = None,
+    base: Sequence[str] | None = None, shots: int | None = None, by: str | None = None,
+    method: str = "avdiff", seed: int = 42, overrides: Sequence[str] = (), **settings: Any,
+) -> Fit:
+    """Trains AV-Diff, or another method, and the controls on clips of a user's own, and measures
+    them.
+
+    Args:
+      clips: a folder or a CSV of video files (see `extract.collection.open_collection`); a folder
+        of class/clip.audio.npy and class/clip.video.npy, or a manifest of such files; or a list of
+        video files, or of pairs (audio, video) of arrays [tokens, features].
+      classes: of a list of clips, a name each.
+      out: a folder; where a fit with the same arguments was interrupted there, it goes on.
+      groups: of a list of clips, such as the source video each: they are held out as a whole.
+      novel, base: names of classes; default: those with too few clips to be base are novel.
+      shots: of a novel class; default: what the rarest allows, up to 5.
+      by: "group" or "clip", what is held out as a whole; default: groups where there are some.
+      method: to be compared with the controls; it, too, may be changed when the fit goes on.
+      seed: of all that is drawn.
+      overrides: `--config.field=value` of the configuration.
+      settings: the fields of `Settings`.
+
+    Raises:
+      UserError: anything that a user can put right.
+      Stopped: after a stop signal, once the state is saved.
+    """
+    folder, given = Path(out), Settings(**settings)
+    source = find_source(clips, classes, groups)
+    wishes = {"novel": novel, "base": base, "shots": shots, "by": by}
+    claim(folder, {
+        "schema": REQUEST.schema, "version": REQUEST.version, "clips": source.fingerprint(),
+        "settings": given._asdict(), "classes": wishes, "seed": seed,
+    })
+    minutes, started = {}, time.monotonic()
+
+    def note_minutes(part: str) -> None:
+        nonlocal started
+        minutes[part], started = (time.monotonic() - started) / 60, time.monotonic()
+
+    store_path, split_path = folder / f"{source.name}.h5", folder / "split.json"
+    if not store_path.exists():
+        print(f"features of {source.name}")
+        print(source.write(store_path, given))
+    note_minutes("features")
+    split, notes = choose_split(open_store(store_path), **wishes, seed=seed)
+    if not split_path.exists():
+        split_file.write(split, split_path)
+        print("\n".join([split_file.report(split), *(f"note: {note}" for note in notes)]))
+    runs = {}
+    for name in dict.fromkeys([method, *CONTROLS]):
+        config = configure(name, split["shots"], seed, store_path, split_path, overrides)
+        print(f"\n{name}: {folder / name}")
+        runs[name] = finish_run(config, folder / name)
+        note_minutes(name)
+    comparison = compare([*runs.values()], notes=[*describe_test(split), *notes])
+    write_text(folder / "results.md", "\n".join(
+        [text_table.markdown(comparison.table), comparison.sentence, ""]))
+    return Fit(folder, runs, comparison, split, notes, minutes)
+
+
+def claim(folder: Path, request: Mapping) -> None:
+    """Begins a fit in a folder, or takes up the same one.
+
+    Raises:
+      UserError: another one was begun there.
+    """
+    path, wanted = folder / "fit.json", documents.plain(request)
+    if not path.exists():
+        documents.write(path, wanted)
+        return
+    begun = REQUEST.read(path)
+    for name in ("clips", "settings", "classes", "seed"):
+        if begun[name] != wanted[name]:
+            what = {"clips": "the clips are others now", "seed": "the seed is another now"}
+            said = what.get(name) or differ(begun[name], wanted[name])
+            raise UserError(f"{folder} holds a fit that was begun otherwise ({said}): choose "
+                            f"another folder, or remove that one to begin anew")
+
+
+def differ(begun: Mapping, wanted: Mapping) -> str:
+    """The first thing in which two parts of a request differ."""
+    name = next(name for name in sorted({*begun, *wanted}) if begun.get(name) != wanted.get(name))
+    return f"{name} was {begun.get(name)} and is {wanted.get(name)}"
+
+
+def configure(
+    method: str, shots: int, seed: int, store: Path, split: Path, overrides: Sequence[str]
+) -> ConfigDict:
+    """The configuration of one of the runs."""
+    return configuration.resolve(f"{CONFIG}:{shots}shot,method={method}", [
+        f"--config.seed={seed}", f"--config.data.store={store}", f"--config.data.split={split}",
+        *overrides])
+
+
+def describe_test(split: Split) -> list[str]:
+    """How large the test is, what chance reaches, and which classes it leaves out."""
+    sets, classes = split["sets"], split["classes"]
+    base, novel = (sum(map(len, clips.values())) for clips in (
+        sets["test_base"], sets["test_novel"][0]))
+    lines = [
+        f"The test: {base} clips of {len(classes['base1'] + classes['novel1'])} base classes, "
+        f"{novel} of {len(classes['novel2'])} novel ones; chance of FSL: "
+        f"{100 / len(classes['novel2']):.1f}."
+    ]
+    missing = sorted({*classes["novel2"]} - {*sets["test_novel"][0]})
+    if missing:
+        lines.append(f"Not measured, for all clips were needed for training: {', '.join(missing)}.")
+    return lines
+
+
+def describe_use(made: Fit) -> list[str]:
+    """The commands that use the models."""
+    lines = [
+        "Classify other clips:",
+        f"  python launch/predict.py --model {quote(made.comparison.best)} --clips FOLDER "
+        "--out classes.csv",
+    ]
+    method = next(iter(made.runs))
+    if METHODS[method].grow:
+        lines += [
+            "Learn more classes, from a few clips of each:",
+            f"  python launch/add_class.py --model {quote(made.runs[method])} --clips FOLDER "
+            "--out bigger.npz",
+        ]
+    return lines
+
+
+def quote(run: Finished) -> str:
+    """The workdir of a run as a shell takes it."""
+    return shlex.quote(str(run.workdir))

@@ -1,0 +1,134 @@
+"""Which classes are base and novel, and how many shots, by the clips that there are."""
+
+import pytest
+
+from avdiff_jax.data.splits import stages
+from avdiff_jax.errors import UserError
+from avdiff_jax.fitting.classes import Supply, choose_classes, choose_split, measure_supply
+from tests.data.samples import by_subject, ids, make_store
+
+
+def clips(**counts):
+    """Classes with so many clips, each for itself."""
+    return {name: Supply((1,) * count) for name, count in sorted(counts.items())}
+
+
+def choose(supply, shots=None, novel=None, base=None, seed=0):
+    return choose_classes(supply, shots, novel, base, seed)
+
+
+PLENTY = dict.fromkeys("abcdef", 20)
+
+
+def test_classes_with_few_clips_are_novel():
+    chosen = choose(clips(**PLENTY, rare=6, rarer=9))
+    assert chosen.novel2 == ["rare", "rarer"] and chosen.shots == 5
+    assert sorted(chosen.base1 + chosen.novel1) == [*"abcdef"]
+    assert len(chosen.novel1) == 2 and not chosen.untested and not chosen.notes
+
+
+@pytest.mark.parametrize("fewest, shots, untested", [
+    (9, 5, False), (6, 5, False), (5, 4, False), (3, 2, False), (2, 1, False), (1, 1, True)])
+def test_the_rarest_class_decides_the_shots(fewest, shots, untested):
+    """A clip of it is left to be tested on, where it has two."""
+    chosen = choose(clips(**PLENTY, other=8, rare=fewest))
+    assert chosen.shots == shots and chosen.untested == ["rare"] * untested
+    told = [note for note in chosen.notes if note.startswith(f"{shots} shots, because 'rare' has")]
+    assert bool(told) == (shots < 5)
+
+
+def test_where_no_class_is_rare_some_are_drawn():
+    supply = clips(**{f"c{i}": 24 for i in range(10)})
+    chosen = choose(supply)
+    assert (len(chosen.base1), len(chosen.novel1), len(chosen.novel2)) == (5, 2, 3)
+    assert "No class has too few clips to be base, so 3 of 10 were drawn to be novel: " in (
+        chosen.notes[0])
+    assert choose(supply) == chosen
+    assert len({tuple(choose(supply, seed=seed).novel2) for seed in range(5)}) > 1
+
+
+def test_small_sets():
+    """Where hardly any class has ten clips, three are enough to be base."""
+    chosen = choose(clips(a=8, b=8, c=8, d=8, rare=2))
+    assert chosen.novel2 == ["rare"] and chosen.shots == 1
+    chosen = choose(clips(a=8, b=8, c=8))
+    assert (len(chosen.base1), len(chosen.novel1), len(chosen.novel2)) == (1, 1, 1)
+
+
+def test_named_classes():
+    supply = clips(**PLENTY, rare=2)
+    chosen = choose(supply, novel=["A", "rare"])
+    assert chosen.novel2 == ["a", "rare"] and "a" not in chosen.base1 + chosen.novel1
+    chosen = choose(supply, novel=["a"])
+    assert chosen.novel2 == ["a", "rare"]
+    assert "Too few clips to be base, so novel too: rare." in chosen.notes
+    chosen = choose(supply, base=["a", "b", "c"])
+    assert chosen.novel2 == ["d", "e", "f", "rare"]
+    chosen = choose(supply, base=["a", "b", "c", "d"], novel=["rare", "e", "f"])
+    assert chosen.novel2 == ["e", "f", "rare"]
+
+
+def test_no_class_is_left_out():
+    for supply in (clips(**PLENTY, x=1, y=2), clips(a=3, b=3, c=3), clips(**PLENTY)):
+        chosen = choose(supply)
+        assert sorted(chosen.base1 + chosen.novel1 + chosen.novel2) == sorted(supply)
+
+
+@pytest.mark.parametrize("supply, wishes, complaint", [
+    (clips(a=2, b=2, c=2), {}, "0 classes to be base ones and 3 to be novel"),
+    (clips(a=20, b=20), {}, "2 classes to be base ones and 0 to be novel"),
+    (clips(**PLENTY, rare=4), {"shots": 5}, "shots is 5 but class 'rare' has 4 clips: ask for at "),
+    (clips(**PLENTY, rare=4), {"shots": 0}, "shots is 0 but"),
+    (clips(**PLENTY), {"novel": ["a"], "shots": 20}, r"no clip of a novel class \(a\) is left"),
+    (clips(**PLENTY, x=90), {"novel": ["x"], "shots": 19}, "no base class .* to try 19 shots on"),
+    (clips(**PLENTY), {"novel": ["z", "aa"]}, "2 novel classes have no clips: 'z', 'aa'"),
+    (clips(**PLENTY), {"base": ["zz"]}, "1 base classes have no clips: 'zz'"),
+    (clips(**PLENTY, rare=2), {"base": ["a", "rare"]}, "'rare' cannot be base with 2 clips"),
+    (clips(**PLENTY), {"base": ["a", "b"], "novel": ["b", "c"]}, "'b' is named as base and as n"),
+    (clips(**PLENTY), {"base": ["a", "b"], "novel": ["c"]}, r"class 'd' \(3 such\) is named neith"),
+    (clips(**PLENTY), {"base": [*"abcdef"]}, "6 classes to be base ones and 0 to be novel"),
+    (clips(**PLENTY), {"novel": [*"abcdef"]}, "0 classes to be base ones and 6 to be novel"),
+])
+def test_what_cannot_be_done(supply, wishes, complaint):
+    with pytest.raises(UserError, match=complaint):
+        choose(supply, **wishes)
+
+
+def test_groups_are_units():
+    supply = {name: Supply((4, 4, 4)) for name in "abcd"}
+    supply |= {"one": Supply((9,)), "two": Supply((2, 7))}
+    chosen = choose(supply)
+    assert chosen.novel2 == ["one", "two"] and chosen.untested == ["one"]
+    assert chosen.shots == 4  # a base class leaves so many beside validation and test
+    assert choose(supply, novel=["one", "two"]).novel2 == ["one", "two"]
+    with pytest.raises(UserError, match="'two' cannot be base with 9 clips in 2 groups, 3 are"):
+        choose(supply, base=["a", "two"])
+
+
+def test_supply_of_a_store():
+    store = make_store([("1", "a", "g"), ("2", "a", "g"), ("3", "a", ""), ("4", "b", "g")])
+    assert measure_supply(store, "group") == {"a": Supply((1, 2)), "b": Supply((1,))}
+    assert measure_supply(store, "clip") == {"a": Supply((1, 1, 1)), "b": Supply((1,))}
+
+
+@pytest.mark.parametrize("by", ["group", "clip"])
+def test_a_split_of_a_store(by):
+    store = make_store(by_subject(n_classes=10))
+    split, notes = choose_split(store, by=by)
+    assert split["by"] == by and split["shots"] == 5 and len(split["classes"]["novel2"]) == 3
+    assert notes and "untested" not in split
+    if by == "clip":  # a fifth of 32 clips of each class
+        assert len(split["sets"]["test_base"][split["classes"]["base1"][0]]) == 6
+
+
+def test_a_class_that_is_not_measured():
+    counts = {**PLENTY, "x": 4, "y": 1}
+    store = make_store([(f"{name}{i}", name, None) for name, count in counts.items()
+                        for i in range(count)])
+    split, _ = choose_split(store)
+    assert split["untested"] == ["y"] and split["shots"] == 1
+    for draw in range(3):
+        assert split["sets"]["train2_novel"][draw]["y"] == ["y0"]
+        assert {*split["sets"]["test_novel"][draw]} == {"x"}
+    stage = stages.stage(split, store, 2)
+    assert "y" in stage.class_names and len(ids(split["sets"]["test_base"])) == 24
