@@ -1,10 +1,12 @@
-"""Many methods x shots x data sets x seeds -> one table beside the paper's.
+"""Many methods x shots x data sets x class splits x seeds -> one table beside the paper's.
 
     python launch/benchmark.py --config=configs/ucf.py --methods=all --shots=1,5 --root=runs/bench
+    python launch/benchmark.py --config=configs/own.py --config.data.store=data/mine.h5 \
+        --methods=avdiff,avdiff,generator=none,linear --splits=10 --jobs=2 --root=runs/bench
     python launch/benchmark.py tables runs/bench
     python launch/benchmark.py compare avdiff avdiff,generator=none --root=runs/bench
 
-The first runs what is missing, goes on with what was interrupted and skips what is done; the same
+The first two run what is missing, go on with what was interrupted and skip what is done; the same
 command again goes on after a stop. `--config.x.y=v` goes to every run. The others look at finished
 runs; `python launch/benchmark.py tables --help` lists the flags of one.
 """
@@ -15,7 +17,6 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import functools
 import os
 import signal
 
@@ -23,7 +24,8 @@ from avdiff_jax.cli import configuration
 from avdiff_jax.cli.flags import Parser, check_outputs
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.io.documents import plain
-from avdiff_jax.results import benchmark, paired, runs, tables
+from avdiff_jax.results import benchmark, jobs, paired, runs, tables
+from avdiff_jax.results.benchmark import ClassSplits
 
 
 def parser() -> Parser:
@@ -31,12 +33,23 @@ def parser() -> Parser:
     p = Parser(__doc__)
     names, numbers = (lambda text: text.split(",")), (lambda text: [*map(int, text.split(","))])
     numbers.__name__ = "list of whole numbers"  # argparse names it in its complaint
+    usual = ClassSplits(1)
     p.set_defaults(command=run)
     p.add_argument("--config", action="append", metavar="FILE.py", help="a data set; may repeat")
     p.add_argument("--methods", type=names, default=["all"], metavar="A,B",
-                   help="names; all = every method and the controls")
+                   help="names, name=value behind one is its setting, such as "
+                        "avdiff,generator=none; all = every method and the controls")
     p.add_argument("--shots", type=numbers, default=[5], metavar="K,L", help="such as 1,5,10,20")
     p.add_argument("--seeds", type=numbers, default=[42], metavar="S,T", help="one run for each")
+    p.add_argument("--splits", type=positive, metavar="N",
+                   help="N class splits of the store, each with draws of its own, made by the "
+                        "splitter from the seeds 0 to N - 1; default: the configuration's split")
+    for kind in ("base", "novel1", "novel2"):
+        p.add_argument(f"--{kind}", type=count_or_share, metavar="N|0.N",
+                       help=f"{kind} classes of such a split: count or fraction; "
+                            f"default: {getattr(usual, kind)}")
+    p.add_argument("--jobs", type=positive, default=1, metavar="N",
+                   help="runs side by side, each on its share of the cores")
     p.add_argument("--variants", type=names, default=[], metavar="NAME=VALUE,...",
                    help="more rows, such as attention=full,modality=audio,diffusion.steps=50")
     p.add_argument("--root", default="runs/benchmark", metavar="DIR", help="folder of the runs")
@@ -62,25 +75,53 @@ def parser() -> Parser:
     return p
 
 
+def positive(text: str) -> int:
+    """A whole number, at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def count_or_share(text: str) -> int | float:
+    """"14" -> 14, "0.5" -> 0.5."""
+    return float(text) if "." in text else int(text)
+
+
+positive.__name__ = "whole number above 0"  # argparse names them in its complaints
+count_or_share.__name__ = "count or fraction"
+
+
+def class_splits(args) -> ClassSplits | None:
+    """What --splits, --base, --novel1 and --novel2 ask for."""
+    sizes = {kind: getattr(args, kind) for kind in ("base", "novel1", "novel2")}
+    sizes = {kind: size for kind, size in sizes.items() if size is not None}
+    if sizes and not args.splits:
+        raise UserError(f"--{next(iter(sizes))} means nothing without --splits: leave it out")
+    return ClassSplits(args.splits, **sizes) if args.splits else None
+
+
 def run(args, overrides) -> int:
     """Runs the rest of the benchmark and writes its table; 1 if a run failed."""
     if not args.config:
         raise UserError("name a data set, such as --config=configs/ucf.py")
+    splits = class_splits(args)
     wanted = benchmark.grid(
         configs=args.config, methods=args.methods, shots=args.shots, seeds=args.seeds,
-        root=args.root, variants=args.variants, overrides=overrides,
+        root=args.root, variants=args.variants, overrides=overrides, splits=splits,
     )
     if args.dry_run:
-        print(benchmark.plan(wanted))
+        print(jobs.plan(wanted))
         return 0
+    for path in splits.make(wanted) if splits else []:
+        print(f"split made: {path}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     command = [sys.executable, str(ROOT / "launch" / "main.py")]
-    failures = benchmark.execute(wanted, functools.partial(benchmark.start_process, command))
-    table = tables.benchmark_table(benchmark.finished(wanted))
+    failures = jobs.execute(wanted, jobs.Processes(command, args.jobs), args.jobs)
+    table = tables.benchmark_table(jobs.finished(wanted))
     written = tables.write([table], args.out or args.root, "benchmark")
     print(f"{tables.plain(table)}\nwritten to {', '.join(map(str, written))}")
     if failures:
-        print(benchmark.failure_report(failures), file=sys.stderr)
+        print(jobs.failure_report(failures), file=sys.stderr)
     return 1 if failures else 0
 
 

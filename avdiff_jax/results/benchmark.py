@@ -1,32 +1,36 @@
-"""Methods x shots x data sets x seeds: which runs that is, how far each is, and doing the rest."""
+"""Methods x shots x data sets x class splits x seeds: which runs that is."""
 
 import itertools
-import subprocess
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import OF_FIELD, OF_WORD
 from avdiff_jax.cli.flags import OVERRIDE
+from avdiff_jax.data.of_config import find_store
+from avdiff_jax.data.splits import from_store, split_file
+from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.documents import plain
 from avdiff_jax.methods import METHODS, check, reads
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.methods.without_text import settle_text
-from avdiff_jax.results.results_json import dataset, read_results
-from avdiff_jax.results.runs import ROWS, Finished, Key, Setting
-from avdiff_jax.runtime.progress import Progress
+from avdiff_jax.results.results_json import dataset
+from avdiff_jax.results.runs import ROWS, Key, Setting
 
 # What the axes of the benchmark set, and the flag to use in place of an override.
 AXES = {"seed": "--seeds", "shots": "--shots", "method": "--methods"}
+SPLIT = "data.split"
 
 
 class Run(NamedTuple):
     """One run: the row it belongs to, its seed, and what to call launch/main.py with.
 
-    flags: --config and its overrides. config: what they resolve to, plain and nested.
+    flags: --config and its overrides. config: what they resolve to, plain and nested. split: number
+    of the class split of `ClassSplits`, if any.
     """
 
     key: Key
@@ -34,9 +38,11 @@ class Run(NamedTuple):
     flags: tuple[str, ...]
     config: dict
     workdir: Path
+    split: int | None = None
 
     def __str__(self):
-        return f"{self.key.dataset} {self.key.shots}-shot {self.key.label} seed {self.seed}"
+        split = "" if self.split is None else f" split {self.split}"
+        return f"{self.key.dataset} {self.key.shots}-shot {self.key.label}{split} seed {self.seed}"
 
     @property
     def log(self) -> Path:
@@ -48,15 +54,43 @@ class Run(NamedTuple):
         return [*self.flags, f"--workdir={self.workdir}", *(["--resume"] if resume else [])]
 
 
-class Failure(NamedTuple):
-    """A run that ended with another exit code than 0, and the last line that it printed."""
+class ClassSplits(NamedTuple):
+    """Class splits of a store that the splitter makes from the seeds 0 to count - 1.
 
-    run: Run
-    code: int
-    reason: str
+    base, novel1, novel2: counts or fractions of classes, as `from_store.make_split` takes them.
+    """
+
+    count: int
+    base: int | float = 0.5
+    novel1: int | float = 0.25
+    novel2: int | float = 0.25
+
+    def path(self, root: Path, name: str, shots: int, number: int) -> Path:
+        """Where the file of a split lies: all rows of a data set and shots share it."""
+        sizes = "-".join(f"{size:g}" for size in self[1:])
+        return root / "splits" / f"{name}-{shots}shot-{sizes}" / f"split{number}.json"
+
+    def make(self, runs: Iterable[Run]) -> list[Path]:
+        """Makes the splits that `runs` need and that are not there yet; returns their paths.
+
+        Raises:
+          UserError: there is no such store, or it cannot be split so.
+        """
+        made = []
+        for run in runs:
+            path = Path(run.config["data"]["split"])
+            if run.split is None or path.exists():
+                continue
+            split = from_store.make_split(
+                open_store(find_store(ConfigDict(run.config))), run.key.shots, run.split,
+                base=self.base, novel1=self.novel1, novel2=self.novel2,
+            )
+            split_file.write(split, path)
+            made.append(path)
+        return made
 
 
-# ---------------------------------------------------------------------------- which runs
+# ---------------------------------------------------------------------------- which rows
 
 
 def setting(text: str) -> Setting:
@@ -80,30 +114,60 @@ def setting(text: str) -> Setting:
 def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str, Setting]]:
     """(method, setting) of each row: "all" is every method and control; a variant adds rows.
 
-    A variant is added for the methods that read its field.
+    Args:
+      methods: names; name=value behind one is its setting, as tables write it:
+        avdiff, avdiff, generator=none are two rows.
+      variants: name=value each, added for the methods that read the field.
 
     Raises:
-      UserError: an unknown method, or a variant that no method has.
+      UserError: an unknown method, a setting without one, or a variant that no method has.
     """
-    rows = [row for name in methods for row in (ROWS if name == "all" else [_row(name)])]
+    rows: list[tuple[str, Setting]] = []
+    for before, text in zip(["", *methods], methods, strict=False):
+        if "=" not in text:
+            rows += ROWS if text == "all" else [_row(text)]
+            continue
+        if before in ("", "all"):
+            raise UserError(f"{text} is a setting of no method: write avdiff,{text}")
+        method, departures = rows.pop()
+        rows.append((method, _sorted({**dict(departures), **dict(_departure(text))})))
     for text in variants:
-        ((name, value),) = setting(text)
         plain_rows = [method for method, departures in rows if not departures]
-        field = OF_WORD[name].field if name in OF_WORD else name
+        field = _field(text)
         having = [method for method in plain_rows if reads(method, field)]
         if not having:
             raise UserError(
                 f"variant {text} means nothing to {', '.join(plain_rows)}: it is for "
                 f"{', '.join(method for method in METHODS if reads(method, field))}"
             )
-        usual = name in OF_WORD and value == OF_WORD[name].usual
-        rows += [(method, () if usual else ((name, value),)) for method in having]
+        rows += [(method, _departure(text)) for method in having]
     return list(dict.fromkeys(rows))
 
 
 def _row(name: str) -> tuple[str, Setting]:
     find_method(name)
     return name, ()
+
+
+def _field(text: str) -> str:
+    """The field of the configuration that name=value sets."""
+    ((name, _),) = setting(text)
+    return OF_WORD[name].field if name in OF_WORD else name
+
+
+def _departure(text: str) -> Setting:
+    """What name=value is among the departures of a row: nothing where it is the usual value."""
+    ((name, value),) = setting(text)
+    usual = name in OF_WORD and value == OF_WORD[name].usual
+    return () if usual else ((name, value),)
+
+
+def _sorted(departures: Mapping[str, str]) -> Setting:
+    """In the order of the rows of finished runs: choices, then other fields."""
+    return tuple(sorted(departures.items(), key=lambda pair: (pair[0] not in OF_WORD, pair)))
+
+
+# ---------------------------------------------------------------------------- which runs
 
 
 def grid(
@@ -115,30 +179,34 @@ def grid(
     root: str | Path,
     variants: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    splits: ClassSplits | None = None,
 ) -> list[Run]:
-    """Every run of the benchmark; all rows of a data set and shots with a seed come together.
+    """Every run of the benchmark; all rows of a data set, shots and split with a seed come
+    together.
 
     Args:
       configs: paths of configuration files, one for each data set, without words.
       overrides: `--config.x.y=v` for every run whose method reads the field; `{shots}` in one
         stands for the run's shots.
-      root: holds DATASET-Kshot/METHOD/seedS.
+      root: holds DATASET-Kshot/METHOD/seedS, or splitN-seedS.
 
     Raises:
       UserError: something in it cannot be run, or two configurations are the same data set.
     """
-    for text in overrides:
-        name = text.removeprefix(OVERRIDE).partition("=")[0]
-        if name in AXES:
-            raise UserError(f"{text}: use {AXES[name]}")
+    fields = {text.removeprefix(OVERRIDE).partition("=")[0]: text for text in overrides}
+    for name in {*fields} & {*AXES, *([SPLIT] if splits else [])}:
+        raise UserError(f"{fields[name]}: use {AXES.get(name, 'either it or --splits')}")
     runs, files = [], {}
     wanted = rows(methods, variants)
-    for file, k, seed in itertools.product(configs, shots, seeds):
+    numbers = range(splits.count) if splits else [None]
+    for file, k, number, seed in itertools.product(configs, shots, numbers, seeds):
         if ":" in file:
             raise UserError(f"--config={file}: leave out the words, they come from other flags")
         for method, departures in wanted:
             mine = [text for text in overrides if not _is_for_others(text, method, wanted)]
             run = _run(file, k, seed, method, departures, mine, Path(root))
+            if splits and number is not None:
+                run = _on_split(run, number, splits, Path(root))
             if files.setdefault(run.key.dataset, file) != file:
                 raise UserError(
                     f"{files[run.key.dataset]} and {file} are both dataset={run.key.dataset}: "
@@ -148,6 +216,19 @@ def grid(
             if all(run.config != other.config for other in runs):
                 runs.append(run)
     return runs
+
+
+def _on_split(run: Run, number: int, splits: ClassSplits, root: Path) -> Run:
+    """The run on a class split."""
+    data = run.config["data"]
+    if data["synthetic"]["classes"] and not data["store"]:
+        raise UserError("--splits needs a store: name one with --config.data.store")
+    path = str(splits.path(root, run.key.dataset, run.key.shots, number))
+    return run._replace(
+        flags=(*run.flags, f"{OVERRIDE}{SPLIT}={path}"),
+        config={**run.config, "data": {**data, "split": path}},
+        workdir=run.workdir.with_name(f"split{number}-{run.workdir.name}"), split=number,
+    )
 
 
 def _is_for_others(override: str, method: str, wanted: Iterable[tuple[str, Setting]]) -> bool:
@@ -175,107 +256,3 @@ def _run(
     key = Key(dataset(config), shots, method, departures)
     folder = root / f"{key.dataset}-{shots}shot" / key.label.replace(",", "-") / f"seed{seed}"
     return Run(key, seed, (f"--config={name}", *fields), config, folder)
-
-
-# ------------------------------------------------------------------------- how far each is
-
-
-def state(run: Run) -> str:
-    """"done", "interrupted" or "missing".
-
-    Raises:
-      UserError: the workdir holds a run of another configuration.
-    """
-    there = None
-    if (run.workdir / "results.json").exists():
-        reached, there = "done", read_results(run.workdir)["config"]
-    elif (run.workdir / "config.json").exists():
-        reached, there = "interrupted", configuration.read_recorded(run.workdir / "config.json")
-    else:
-        return "missing"
-    for name, (ours, theirs) in configuration.differences(run.config, there).items():
-        raise UserError(
-            f"{run.workdir} was run with {name}={theirs}, now {ours} is asked for: use the same "
-            "value, or another --root"
-        )
-    return reached
-
-
-def plan(runs: Sequence[Run]) -> str:
-    """What would happen, one line a run with its command line, and how many there are of each."""
-    verbs = {"done": "skip   ", "interrupted": "resume ", "missing": "run    "}
-    lines, counts = [], Counter()
-    for run in runs:
-        reached = state(run)
-        counts[reached] += 1
-        call = f"python launch/main.py {' '.join(run.arguments(reached == 'interrupted'))}"
-        lines.append(f"{verbs[reached]} {run}")
-        lines += [] if reached == "done" else [f"          {call}"]
-    total = ", ".join([f"{counts['missing']} to do", f"{counts['interrupted']} interrupted",
-                       f"{counts['done']} done"])
-    lines.append(f"{len(runs)} runs: {total}")
-    return "\n".join(lines)
-
-
-# ----------------------------------------------------------------------------- doing the rest
-
-
-def execute(
-    runs: Sequence[Run], start: Callable[[Sequence[str], Path], int],
-    progress: type[Progress] = Progress
-) -> list[Failure]:
-    """Runs what is missing and goes on with what was interrupted; returns what failed.
-
-    A run that fails does not keep the rest from running.
-
-    Args:
-      start: takes the arguments of launch/main.py and a log file, returns the exit code.
-    """
-    states = [state(run) for run in runs]  # complain before anything is run
-    todo = [(run, reached) for run, reached in zip(runs, states, strict=True) if reached != "done"]
-    failures = []
-    with progress(len(todo), "benchmark") as bar:
-        for run, reached in todo:
-            bar.step(0, note=str(run))
-            run.log.parent.mkdir(parents=True, exist_ok=True)
-            code = start(run.arguments(reached == "interrupted"), run.log)
-            if code == 0 and not (run.workdir / "results.json").exists():
-                code = 1
-            if code != 0:
-                failures.append(Failure(run, code, _last_line(run.log)))
-            bar.step(1, note=f"{run} failed" if code else str(run))
-    return failures
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-
-
-def start_process(command: Sequence[str], arguments: Sequence[str], log: Path) -> int:
-    """Runs a command, its output appended to a log; a stop signal to us lets it save first."""
-    with log.open("ab") as file, subprocess.Popen(
-        [*command, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
-    ) as child:
-        try:
-            return child.wait()
-        except BaseException:
-            # Ctrl-C in a terminal reaches the child by itself; SIGTERM on top of it is harmless.
-            child.terminate()
-            child.wait()
-            raise
-
-
-def failure_report(failures: Sequence[Failure]) -> str:
-    """One line for each failed run, with the place of its log."""
-    lines = [f"failed (exit {f.code}): {f.run}: {f.reason} [{f.run.log}]" for f in failures]
-    return "\n".join(lines)
-
-
-def finished(runs: Sequence[Run]) -> dict[Key, list[Finished]]:
-    """The finished runs of each row; a row without any is there too."""
-    cells: dict[Key, list[Finished]] = {run.key: [] for run in runs}
-    for run in runs:
-        if (run.workdir / "results.json").exists():
-            cells[run.key].append(Finished(run.workdir, read_results(run.workdir)))
-    return cells

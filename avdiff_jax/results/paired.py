@@ -1,17 +1,17 @@
-"""A against B: paired differences over draws and seeds, with an interval."""
+"""A against B: paired differences over class splits, or over draws and seeds, with an interval."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from avdiff_jax.cli.configuration import differences
 from avdiff_jax.errors import UserError
+from avdiff_jax.results.intervals import chance_above_zero, half_interval
 from avdiff_jax.results.runs import MEASURES, Finished, find, group
+from avdiff_jax.results.text_table import TextTable, plain
 
-LEVEL = 0.95
 # Two runs that differ in one of these do not see the same clips.
 SAME = ("dataset", "shots", "data.store", "data.split", "data.shuffle_labels", "data.synthetic.")
 
@@ -20,7 +20,8 @@ class Difference(NamedTuple):
     """A - B of one number over n pairs; percentage points.
 
     interval: of the mean difference, by Student's t; None for a single pair. ahead: pairs in
-    which A is larger.
+    which A is larger. chance: that A is better, 0..1, by the same t-distribution; None for a
+    single pair.
     """
 
     a: float
@@ -29,18 +30,19 @@ class Difference(NamedTuple):
     interval: tuple[float, float] | None
     ahead: int
     n: int
+    chance: float | None
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
     """The difference of two lists of numbers, entry by entry."""
     first, second = np.asarray(a, float), np.asarray(b, float)
-    d, n = first - second, len(first)
-    mean, interval = float(d.mean()), None
-    if n > 1:
-        half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * d.std(ddof=1) / np.sqrt(n))
-        interval = (mean - half, mean + half)
-    ahead = int((d > 0).sum())
-    return Difference(float(first.mean()), float(second.mean()), mean, interval, ahead, n)
+    d = first - second
+    mean, half = float(d.mean()), half_interval(d)
+    interval = None if half is None else (mean - half, mean + half)
+    return Difference(
+        float(first.mean()), float(second.mean()), mean, interval, int((d > 0).sum()), len(d),
+        chance_above_zero(d),
+    )
 
 
 def named(
@@ -82,7 +84,8 @@ def of_dataset(runs: Sequence[Finished], name: str) -> list[Finished]:
 def pairs(
     a: Sequence[Finished], b: Sequence[Finished]
 ) -> tuple[list[tuple[Finished, Finished]], list[str]]:
-    """The runs of equal data set, shots and seed, and a sentence for each run without a partner.
+    """The runs of equal data set, shots, split and seed, and a sentence for each without a
+    partner.
 
     Raises:
       UserError: no pair, or a pair that did not see the same clips in the same draws.
@@ -107,7 +110,8 @@ def pairs(
 def _by_place(runs: Sequence[Finished]) -> dict[tuple, Finished]:
     out: dict[tuple, Finished] = {}
     for run in runs:
-        place = (run.dataset, run.config["shots"], run.config["seed"])
+        split, seed = run.place
+        place = (run.dataset, run.config["shots"], -1 if split is None else split, seed)
         if place in out:
             raise UserError(
                 f"{out[place].workdir} and {run.workdir} are both {_places([place])}: name a "
@@ -118,7 +122,10 @@ def _by_place(runs: Sequence[Finished]) -> dict[tuple, Finished]:
 
 
 def _places(places) -> str:
-    return "; ".join(f"{dataset} {shots}-shot seed {seed}" for dataset, shots, seed in places)
+    return "; ".join(
+        f"{dataset} {shots}-shot{'' if split < 0 else f' split {split}'} seed {seed}"
+        for dataset, shots, split, seed in places
+    )
 
 
 def _check_same_data(a: Finished, b: Finished) -> None:
@@ -159,41 +166,65 @@ def _equal(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
 
 
 def report(a: Sequence[Finished], b: Sequence[Finished], names: tuple[str, str]) -> str:
-    """A against B as Markdown, one table for each data set and shots."""
+    """A against B, one table for each data set and shots."""
     matched, alone = pairs(a, b)
     places = sorted({(one.dataset, one.config["shots"]) for one, _ in matched})
-    parts = [_block(place, matched, names) for place in places]
+    parts = [plain(tabulate_place(place, matched, names)) for place in places]
     several = sorted({dataset for dataset, _ in places})
     hint = [f"{len(several)} data sets; --dataset={several[0]} shows one of them."]
-    return "\n\n".join([*parts, *alone, *(hint if len(several) > 1 else [])]) + "\n"
+    return "\n".join([*parts, *alone, *(hint if len(several) > 1 else [])]).rstrip() + "\n"
 
 
-def _block(place: tuple[str, int], matched, names: tuple[str, str]) -> str:
+def tabulate_place(
+    place: tuple[str, int], matched: Sequence[tuple[Finished, Finished]], names: tuple[str, str]
+) -> TextTable:
+    """A against B on one data set and shots."""
     here = [pair for pair in matched if (pair[0].dataset, pair[0].config["shots"]) == place]
-    lines = [
-        f"**{place[0]}, {place[1]}-shot: A = {names[0]}, B = {names[1]}**; percent of test",
-        "",
-        "|  | A | B | A - B | 95 % interval | A ahead |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    splits = {one.place[0] for one, _ in here}
+    rows = []
     for name in MEASURES:
-        if not all(name in draw for pair in here for run in pair for draw in run.draws):
-            continue
-        a, b = ([draw[name] for pair in here for draw in pair[side].draws] for side in (0, 1))
-        d = paired(a, b)
-        span = "–" if d.interval is None else f"{d.interval[0]:+.2f} to {d.interval[1]:+.2f}"
-        lines.append(
-            f"| {name} | {d.a:.2f} | {d.b:.2f} | {d.mean:+.2f} | {span} | {d.ahead} of {d.n} |"
-        )
-    seeds = [str(one.config["seed"]) for one, _ in here]
-    draws = len(here[0][0].draws)
+        if all(name in draw for pair in here for run in pair for draw in run.draws):
+            d = paired(*(_values(here, side, name, len(splits) > 1) for side in (0, 1)))
+            span = d.interval and f"{d.interval[0]:+.2f} to {d.interval[1]:+.2f}"
+            chance = "–" if d.chance is None else f"{100 * d.chance:.1f} %"
+            rows.append([name, f"{d.a:.2f}", f"{d.b:.2f}", f"{d.mean:+.2f}", span or "–",
+                         f"{d.ahead} of {d.n}", chance])
     other = sorted({n for one, two in here for n in differences(one.config, two.config)})
-    return "\n".join([
-        *lines,
-        "",
-        f"n = {len(here) * draws} pairs: seeds {', '.join(seeds)} x {draws} draws. The interval is "
-        "the paired t-interval over these. The draws of a seed share a base model and the test "
-        "clips, so that it says little of other clips and is too narrow where seeds differ more "
-        "than draws. HM is each draw's own.",
-        f"The two differ in: {', '.join(other) or 'nothing'}.",
-    ])
+    return TextTable(
+        f"{place[0]}, {place[1]}-shot: A = {names[0]}, B = {names[1]}; percent of test",
+        ["", "A", "B", "A - B", "95 % interval", "A ahead", "A is better"], rows,
+        notes=[*_explain(here, len(splits)),
+               f"The two differ in: {', '.join(other) or 'nothing'}."],
+    )
+
+
+def _values(
+    here: Sequence[tuple[Finished, Finished]], side: int, name: str, over_splits: bool
+) -> list[float]:
+    """The numbers of one side: of each draw; or of each split, averaged over its draws and seeds,
+    which share most of what they learned from and are tested on."""
+    of_splits: dict[int | None, list[float]] = {}
+    for pair in here:
+        values = of_splits.setdefault(pair[side].place[0], [])
+        values += [draw[name] for draw in pair[side].draws]
+    if over_splits:
+        return [float(np.mean(values)) for values in of_splits.values()]
+    return [value for values in of_splits.values() for value in values]
+
+
+def _explain(here: Sequence[tuple[Finished, Finished]], splits: int) -> list[str]:
+    """What the pairs are, and what the interval says of them."""
+    draws, seeds = len(here[0][0].draws), sorted({one.config["seed"] for one, _ in here})
+    of_seeds = f"seeds {', '.join(map(str, seeds))} x {draws} draws"
+    chance = "The chance that A is better is that of the mean difference above 0, by the same t."
+    if splits > 1:
+        return [
+            f"n = {splits} pairs: class splits, each the mean of {of_seeds}. The interval is the "
+            f"paired t-interval over splits. {chance} HM is the mean of the draws' own."
+        ]
+    return [
+        f"n = {len(here) * draws} pairs: {of_seeds}. The interval is the paired t-interval over "
+        "these. The draws of a seed share a base model and the test clips, so that it says little "
+        "of other clips and is too narrow where seeds differ more than draws: --splits of the "
+        f"benchmark tries other classes. {chance} HM is each draw's own."
+    ]

@@ -47,12 +47,22 @@ class Config(TypedDict):
     model: NotRequired[dict]
 
 
+class SplitOrigin(TypedDict):
+    """Where the split of a run comes from, as `data.splits.stages.SplitOrigin`."""
+
+    name: str
+    by: str
+    sizes: list[int]
+    seed: int | None
+
+
 class Data(TypedDict):
-    """What a run saw: the name of its store, how many classes, whether it is made up."""
+    """What a run saw: the name of its store, how many classes, whether it is made up, its split."""
 
     store: NotRequired[str]
     classes: NotRequired[int]
     made_up: NotRequired[bool]
+    split: NotRequired[SplitOrigin]
 
 
 class Results(TypedDict):

@@ -11,6 +11,7 @@ from avdiff_jax.cli.choices import OF_WORD
 from avdiff_jax.cli.configuration import flat
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS
+from avdiff_jax.results.intervals import half_interval
 from avdiff_jax.results.results_json import NUMBERS, ablation, dataset, read_results
 
 MEASURES = (*NUMBERS, "AUSUC")
@@ -26,7 +27,8 @@ ROWS = (*((name, ()) for name in METHODS), *CONTROLS)
 
 
 class Key(NamedTuple):
-    """The row of a table that a run belongs to; runs that share it differ in the seed only."""
+    """The row of a table that a run belongs to; runs that share it differ in their seed and in the
+    seed of their split only."""
 
     dataset: str
     shots: int
@@ -60,36 +62,66 @@ class Finished(NamedTuple):
         """The numbers of each draw of the few shots."""
         return self.results["test"]["draws"]
 
+    @property
+    def origin(self) -> Mapping:
+        """Where its split comes from, by the fields of `SplitOrigin`; empty where earlier code has
+        not kept it."""
+        return self.results.get("data", {}).get("split", {})
+
+    @property
+    def place(self) -> tuple[int | None, int]:
+        """Which repetition of an experiment it is: seeds of the split and of the run."""
+        return self.origin.get("seed"), self.config["seed"]
+
 
 class Summary(NamedTuple):
-    """Runs of one row over their seeds, in percent.
+    """Runs of one row over their class splits and seeds, in percent.
 
-    mean: over seeds, of the paper's aggregate (HM is that of the mean B and mean N of a run).
-    std: sample standard deviation over the draws of all seeds; empty for a single draw.
+    mean: over splits, seeds averaged first, of the paper's aggregate (HM is that of the mean B and
+      mean N of a run).
+    spread: over several splits half of the 95 % interval of the mean; else the sample standard
+      deviation over the draws of all seeds; empty for a single draw.
+    splits, runs, draws: how many splits there are, runs in all, and draws in each.
     """
 
     mean: dict[str, float]
-    std: dict[str, float]
-    seeds: int
+    spread: dict[str, float]
+    splits: int
+    runs: int
     draws: int
     seconds: float
 
 
 def summary(runs: Sequence[Finished]) -> Summary:
-    """Several seeds of one row as one.
+    """The runs of one row as one.
 
     `seconds` is the mean wall time of a run. A resumed run knows the time of its last session and
     of each phase; the larger of the former and the sum of the latter counts.
     """
     tests = [run.results["test"] for run in runs]
-    draws = [draw for run in runs for draw in run.draws]
     names = [name for name in MEASURES if all(name in test["mean"] for test in tests)]
-    mean = {name: float(np.mean([test["mean"][name] for test in tests])) for name in names}
-    std = {}
-    if len(draws) > 1:
-        std = {name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in names}
-    seconds = float(np.mean([_seconds(run.results["timing"]) for run in runs]))
-    return Summary(mean, std, len(runs), len(draws), seconds)
+    of_splits: dict[int | None, list[Finished]] = {}
+    for run in runs:
+        of_splits.setdefault(run.place[0], []).append(run)
+    means = {
+        name: [
+            float(np.mean([run.results["test"]["mean"][name] for run in members]))
+            for members in of_splits.values()
+        ]
+        for name in names
+    }
+    draws = [draw for run in runs for draw in run.draws]
+    if len(of_splits) > 1:
+        spread = {name: half_interval(values) or 0.0 for name, values in means.items()}
+    elif len(draws) > 1:
+        spread = {name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in names}
+    else:
+        spread = {}
+    return Summary(
+        {name: float(np.mean(values)) for name, values in means.items()}, spread,
+        len(of_splits), len(runs), len(draws) // len(runs),
+        float(np.mean([_seconds(run.results["timing"]) for run in runs])),
+    )
 
 
 def _seconds(timing: Mapping[str, float]) -> float:
@@ -117,12 +149,14 @@ def find(folders: Iterable[str | Path]) -> list[Finished]:
 def group(
     runs: Iterable[Finished], default: Callable[[str, int], Mapping] = lambda name, shots: {}
 ) -> dict[Key, list[Finished]]:
-    """Runs by row; a row holds one run for each seed, in the order of the seeds.
+    """Runs by row; a row holds one run for each seed of each split, in their order.
 
-    What the paper's tables vary (`choices.OF_WORD`) makes a row, and so does any other field in
-    which a run departs from the usual, such as diffusion.steps. The usual value is the one that
-    most runs of the same data set, shots, method and choices have; where several are as frequent,
-    the one of most runs of the data set and shots, then the one of `default`, then the smallest.
+    Splits that differ in their seed alone are repetitions (`SplitOrigin`), whatever their files are
+    called. What the paper's tables vary (`choices.OF_WORD`) makes a row, and so does any other
+    field in which a run departs from the usual, such as diffusion.steps. The usual value is the one
+    that most runs of the same data set, shots, method and choices have; where several are as
+    frequent, the one of most runs of the data set and shots, then the one of `default`, then the
+    smallest.
 
     Args:
       default: the configuration that a file has, by its field dataset and the shots; {} if unknown.
@@ -133,28 +167,36 @@ def group(
         place = (run.dataset, run.config["shots"])
         key = Key(*place, run.config["method"], tuple(sorted(ablation(run.config).items())))
         rows.setdefault(key, []).append(run)
-        everything.setdefault(place, []).append(_other_fields(run.config))
-    out: dict[Key, dict[int, Finished]] = {}
+        everything.setdefault(place, []).append(_other_fields(run))
+    out: dict[Key, dict[tuple, Finished]] = {}
     for key, members in rows.items():
         usual = _usual(
-            [_other_fields(run.config) for run in members], everything[key.dataset, key.shots],
+            [_other_fields(run) for run in members], everything[key.dataset, key.shots],
             flat(default(members[0].config["dataset"], key.shots)),
         )
         for run in members:
-            fields = _other_fields(run.config)
+            fields = _other_fields(run)
             extra = tuple((n, str(v)) for n, v in sorted(fields.items()) if v != usual.get(n))
             full = key._replace(setting=key.setting + extra)
             # The same configuration and seed twice is the same run: the first one found stands.
-            out.setdefault(full, {}).setdefault(run.config["seed"], run)
+            out.setdefault(full, {}).setdefault(run.place, run)
     ordered = sorted(out, key=_order)
-    return {key: [run for _, run in sorted(out[key].items())] for key in ordered}
+    return {
+        key: sorted(out[key].values(), key=lambda run: (run.place[0] or 0, run.place[1]))
+        for key in ordered
+    }
 
 
-def _other_fields(config: Mapping) -> dict[str, object]:
-    """The fields that neither the seed nor the parts of a plain key account for."""
+def _other_fields(run: Finished) -> dict[str, object]:
+    """The fields that neither the repetition nor the parts of a plain key account for; in place of
+    the file of a split stands what kind of split it is, where the run has kept that."""
     named = {"seed", "dataset", "shots", "method"}
     named |= {choice.field for choice in OF_WORD.values()}
-    return {name: value for name, value in flat(config).items() if name not in named}
+    fields = {name: value for name, value in flat(run.config).items() if name not in named}
+    if run.origin.get("seed") is not None:
+        sizes = "-".join(map(str, run.origin["sizes"]))
+        fields["data.split"] = f"{run.origin['name']}-by-{run.origin['by']}-{sizes}"
+    return fields
 
 
 def _usual(members: list[dict], everything: list[dict], default: Mapping) -> dict[str, object]:

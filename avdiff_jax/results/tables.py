@@ -24,13 +24,14 @@ LEGEND = (
     "Percent; mean over seeds of the paper's aggregate (HM is that of the mean B and mean N) ± "
     "sample standard deviation over all seeds x draws."
 )
+OVER_SPLITS = "Over several class splits: their mean ± half of its 95 % t-interval."
 
 
 class Entry(NamedTuple):
     """One number of a table, what it spreads by, and what the paper has there."""
 
     mean: float | None = None
-    std: float | None = None
+    spread: float | None = None
     paper: float | None = None
     best: bool = False
 
@@ -89,15 +90,16 @@ def _text(entry: Entry, marks: Marks) -> str:
     else:
         text = f"{entry.mean:.2f}"
         text = marks.bold.format(text) if entry.best else text
-        text += "" if entry.std is None else f" {marks.plus_minus} {entry.std:.2f}"
+        text += "" if entry.spread is None else f" {marks.plus_minus} {entry.spread:.2f}"
     return text if entry.paper is None else f"{text} ({entry.paper:.2f})"
 
 
 def csv_text(table: Table) -> str:
-    """One line a row; a number has columns for its mean, `_std` and `_paper`, empty if unknown."""
+    """One line a row; a number has columns for its mean, `_spread` and `_paper`, empty where there
+    is none."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    numbers = [f"{name}{part}" for name in table.numbers for part in ("", "_std", "_paper")]
+    numbers = [f"{name}{part}" for name in table.numbers for part in ("", "_spread", "_paper")]
     writer.writerow([*table.heads, *numbers])
     for texts, entries in table.rows:
         values = [value for entry in entries for value in entry[:3]]
@@ -122,35 +124,44 @@ def write(tables: Sequence[Table], folder: str | Path, name: str) -> list[Path]:
 
 def benchmark_table(cells: Cells) -> Table:
     """One row for each key, with the wall time of a run; a key without runs is a row of dashes."""
+    summaries = {key: summary(runs) if runs else None for key, runs in cells.items()}
+    several = any(whole and whole.splits > 1 for whole in summaries.values())
     rows = []
-    for key, runs in cells.items():
-        whole = summary(runs) if runs else None
+    for key, whole in summaries.items():
         minutes = Entry(whole.seconds / 60 if whole else None)
-        count = f"{whole.seeds} x {whole.draws // whole.seeds}" if whole else "–"
-        texts = (key.dataset, str(key.shots), key.label, count)
+        texts = (key.dataset, str(key.shots), key.label, _count(whole, several))
         rows.append((texts, [*_entries(key, whole, MEASURES), minutes]))
-    heads = ("data set", "shots", "method", "seeds x draws")
-    note = f"minutes: wall time of one run. {remark_departures(cells)}".strip()
+    heads = ("data set", "shots", "method", f"{'splits x ' if several else ''}seeds x draws")
+    notes = [OVER_SPLITS] if several else []
+    note = " ".join([*notes, "minutes: wall time of one run.", *remark_departures(cells)])
     table = Table("benchmark", "Test", heads, (*MEASURES, "minutes"), rows, note)
     return _with_best(table, within=2, numbers=MEASURES)
 
 
-def remark_departures(cells: Cells) -> str:
+def _count(whole: Summary | None, several_splits: bool) -> str:
+    """How many runs and draws a row is the mean of."""
+    if not whole:
+        return "–"
+    seeds = f"{whole.runs / whole.splits:.3g} x {whole.draws}"
+    return f"{whole.splits} x {seeds}" if several_splits else seeds
+
+
+def remark_departures(cells: Cells) -> list[str]:
     """Says where runs that stand beside the paper's numbers are another experiment."""
     rows: dict[str, list[str]] = {}
     for key, runs in cells.items():
         if _paper_numbers(key):
             for told in sorted({describe_departures(run.results) for run in runs} - {""}):
                 rows.setdefault(told, []).append(f"{key.dataset} {key.shots}-shot {key.label}")
-    return " ".join(
+    return [
         f"Not the paper's experiment: {', '.join(names)} ({told})." for told, names in rows.items()
-    )
+    ]
 
 
 def _entries(key: Key, whole: Summary | None, numbers: Iterable[str]) -> list[Entry]:
     published = _paper_numbers(key) or {}
-    mean, std = (whole.mean, whole.std) if whole else ({}, {})
-    return [Entry(mean.get(n), std.get(n), published.get(n)) for n in numbers]
+    mean, spread = (whole.mean, whole.spread) if whole else ({}, {})
+    return [Entry(mean.get(n), spread.get(n), published.get(n)) for n in numbers]
 
 
 @functools.cache  # a table asks for every number by itself
@@ -243,7 +254,8 @@ def paper_tables(cells: Cells) -> list[Table]:
                    ("data set", "shots", "method"), NUMBERS, supplement, summaries, within=2),
         figure1_table(cells),
     ]
-    note = remark_departures(cells)
+    several = any(whole.splits > 1 for whole in summaries.values())
+    note = " ".join([*([OVER_SPLITS] if several else []), *remark_departures(cells)])
     return [table._replace(note=note) for table in tables if table.rows]
 
 
@@ -301,7 +313,7 @@ def figure1(cells: Cells, folder: str | Path) -> list[Path]:
         path = Path(folder) / f"figure1-{dataset}-{shots}shot.png"
         means = {name: [whole.mean[name] for whole in by_steps.values()] for name in NUMBERS}
         spreads = {
-            name: [whole.std.get(name, 0.0) for whole in by_steps.values()] for name in NUMBERS
+            name: [whole.spread.get(name, 0.0) for whole in by_steps.values()] for name in NUMBERS
         }
         plots.sweep_plot(list(by_steps), means, spreads, "diffusion steps T", path)
         paths.append(path)

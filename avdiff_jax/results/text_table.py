@@ -1,7 +1,10 @@
 """A table of texts in several notations: aligned for a terminal, Markdown, LaTeX."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
+
+NOTE_WIDTH = 100  # of notes on a terminal
 
 
 class TextTable(NamedTuple):
@@ -41,8 +44,8 @@ def plain(table: TextTable) -> str:
     ]
     head, *rows = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     rule = "-" * max(map(len, (head, *rows)))
-    notes = ["", *table.notes] if table.notes else []
-    return "\n".join([table.title, "", head, rule, *rows, *notes]) + "\n"
+    notes = [textwrap.fill(note, NOTE_WIDTH) for note in table.notes]
+    return "\n".join([table.title, "", head, rule, *rows, *([""] if notes else []), *notes]) + "\n"
 
 
 def _align(column: Sequence[str], number: bool) -> list[str]:

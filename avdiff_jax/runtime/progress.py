@@ -28,11 +28,11 @@ class Progress(auto.tqdm):
 
     def __init__(self, total: int | None, label: str, stream: IO[str] | None = None):
         lines = _Lines(sys.stderr if stream is None else stream)
-        logged = not lines.isatty() and not IN_NOTEBOOK
+        self.logged = not lines.isatty() and not IN_NOTEBOOK
         super().__init__(
             total=total, desc=label, file=lines, disable=not self.shown,
-            mininterval=LOG_SECONDS if logged else REFRESH_SECONDS,
-            delay=LOG_SECONDS if logged else 0, miniters=0, smoothing=0.1, dynamic_ncols=True,
+            mininterval=LOG_SECONDS if self.logged else REFRESH_SECONDS,
+            delay=LOG_SECONDS if self.logged else 0, miniters=0, smoothing=0.1, dynamic_ncols=True,
         )
 
     @property
@@ -45,6 +45,15 @@ class Progress(auto.tqdm):
         if note is not None:
             self.set_postfix_str(note, refresh=False)
         self.update(n)
+
+    def tell(self, text: str) -> None:
+        """Prints a line of its own, at once: above the bar, or into the log."""
+        if self.disable:
+            return
+        if self.logged:
+            self.fp.write(text)
+        else:
+            self.write(text, file=self.fp)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,

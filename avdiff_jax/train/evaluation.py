@@ -58,7 +58,7 @@ def evaluate(
         test=aggregate_draws(measurements), validation={}, chosen={"gamma": gamma},
         config=plain(model.info.config.to_dict()), device=devices.describe(),
         timing={"wall_seconds": time.monotonic() - started},
-        data=describe_data(store, model.info),
+        data=describe_data(store, model.info, stages.describe_origin(split) if split else None),
     )
     write_results(folder, results)
     return results

@@ -10,7 +10,7 @@ import numpy as np
 from avdiff_jax import metrics
 from avdiff_jax.cli.alternatives import fill_fields
 from avdiff_jax.cli.choices import AUTO
-from avdiff_jax.data.splits.stages import concat_members
+from avdiff_jax.data.splits.stages import SplitOrigin, concat_members
 from avdiff_jax.data.store import Store
 from avdiff_jax.inference.model import Trained, model_file
 from avdiff_jax.io.documents import plain
@@ -149,15 +149,18 @@ def collect_results(
         validation={"substage1": one.measured, "substage2": two.measured},
         chosen=chosen, config=plain(asked.to_dict()), device=devices.describe(),
         timing=timing | of_stage1, generator=generators,
-        data=describe_data(context.feed.store, info),
+        data=describe_data(context.feed.store, info, context.stage.origin),
         draws_trained="together" if together else "apart",
     )
 
 
-def describe_data(store: Store, info: Info) -> results_json.Data:
-    """Says what was measured on."""
-    made_up = store.provenance.get("command") == "synthesize"
-    return {"store": store.name, "classes": len(info.classes), "made_up": made_up}
+def describe_data(store: Store, info: Info, origin: SplitOrigin | None) -> dict:
+    """Says what was measured on, `results_json.Data`."""
+    data = {
+        "store": store.name, "classes": len(info.classes),
+        "made_up": store.provenance.get("command") == "synthesize",
+    }
+    return data | ({"split": origin._asdict()} if origin else {})
 
 
 # --- files ---------------------------------------------------------------------------------------

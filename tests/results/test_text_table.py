@@ -6,7 +6,7 @@ from avdiff_jax.results.text_table import TextTable
 TABLE = TextTable(
     "Sizes", ["data_set", "k", "A - B", "n"],
     [["a", "5", "+1.50 ± 0.25 (2.00)", "3"], ["longer name", "10", "-12.00", "12"]],
-    names=2, notes=["One.", "Two."],
+    names=2, notes=["One.", "two " * 26],
 )
 
 
@@ -20,7 +20,8 @@ def test_plain_columns_are_aligned():
         "longer name  10  -12.00                12",
         "",
         "One.",
-        "Two.",
+        " ".join(["two"] * 25),
+        "two",
     ]
 
 

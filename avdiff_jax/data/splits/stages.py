@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from avdiff_jax.data.splits.sampling import rng
-from avdiff_jax.data.splits.sets import STAGE_1, Clips, examples
+from avdiff_jax.data.splits.sets import KINDS, STAGE_1, Clips, examples
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
@@ -21,6 +21,25 @@ class Members(NamedTuple):
     labels: np.ndarray  # [n] int32, index into the stage's class names
 
 
+class SplitOrigin(NamedTuple):
+    """Where a split comes from: splits of one name, way (`by`) and sizes that differ in the seed
+    alone are repetitions of one experiment.
+
+    sizes: how many base1, novel1 and novel2 classes. seed: None where the sets came ready made.
+    """
+
+    name: str
+    by: str
+    sizes: tuple[int, ...]
+    seed: int | None
+
+
+def describe_origin(split: Split) -> SplitOrigin:
+    """Says where a split comes from."""
+    sizes = tuple(len(split["classes"][kind]) for kind in KINDS)
+    return SplitOrigin(split["name"], split["by"], sizes, split["seed"])
+
+
 class Stage(NamedTuple):
     """One stage of the protocol as indices into a store."""
 
@@ -30,6 +49,7 @@ class Stage(NamedTuple):
     novel: tuple[Members, ...]  # the k shots: stage 1 once, stage 2 for each draw
     eval_base: Members  # stage 1: val_base; stage 2: test_base
     eval_novel: tuple[Members, ...]  # stage 1: (val_novel,); stage 2: test_novel for each draw
+    origin: SplitOrigin | None = None
 
 
 def stage(split: Split, store: Store, number: int) -> Stage:
@@ -76,6 +96,7 @@ def stage(split: Split, store: Store, number: int) -> Stage:
         novel=tuple(map(members, novel)),
         eval_base=members(eval_base),
         eval_novel=tuple(map(members, eval_novel)),
+        origin=describe_origin(split),
     )
 
 
