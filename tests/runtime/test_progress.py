@@ -85,6 +85,18 @@ def test_a_total_that_comes_later(clock):
         assert "work:  50%|" in log.getvalue()
 
 
+@pytest.mark.parametrize("stream", [Screen, io.StringIO])
+def test_a_line_of_its_own_comes_at_once(stream, clock):
+    screen = stream()
+    with Progress(10, "work", screen) as progress:
+        progress.tell("begins")
+        assert "begins\n" in screen.getvalue()
+        progress.step(10)
+    assert screen.getvalue().count("begins") == 1
+    if stream is io.StringIO:
+        assert screen.getvalue() == "begins\n"
+
+
 class Broken(Screen):
     def write(self, text):
         raise BrokenPipeError(32, "Broken pipe")
