@@ -3,7 +3,8 @@ method reads, it says itself (`Method.reads`). Wrong names, types and words are 
 configuration."""
 
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -50,6 +51,34 @@ CHOICES = (
     Choice("train.draws", ("auto", "together", "apart")),
     Choice("eval.calibration", ("grid", "exact")),
     Choice("device.precision", tuple(PRECISIONS)),
+)
+
+
+class Dependence(NamedTuple):
+    """Fields, by the beginning of their names, that mean something only where another field holds
+    one of some values."""
+
+    fields: tuple[str, ...]
+    other: str
+    values: Container
+
+
+DEPENDENCES = (
+    Dependence(("model.attention", "model.switch"), "model.modality", ("both",)),
+    Dependence(("model.switch",), "model.attention", ("hybrid",)),
+    Dependence(("diffusion.",), "generator", ("diffusion",)),
+    Dependence(("diffusion.final_noise",), "diffusion.few_steps", (0,)),
+    Dependence(
+        tuple(f"avdiff_plus.{name}" for name in (
+            "predict", "residual", "shuffle_text", "learning_rate", "repeats", "ema",
+            "drop_condition",
+        )),
+        "generator", ("diffusion",),
+    ),
+    Dependence(("eval.generated",), "generator", ("diffusion", "gaussian")),
+    Dependence(("train.crops",), "train.frozen_mode", ("eval",)),
+    Dependence(("train.patience",), "train.plateau", (True,)),
+    Dependence(("data.synthetic.",), "data.synthetic.classes", range(1, sys.maxsize)),
 )
 OF_FIELD = {choice.field: choice for choice in CHOICES}
 OF_WORD = {choice.word: choice for choice in CHOICES if choice.word}

@@ -1,8 +1,11 @@
 """METHODS: the table of all methods."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
-from avdiff_jax.cli.choices import OF_WORD, fields
+from avdiff_jax.cli.choices import DEPENDENCES, OF_WORD, fields
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import (
     attention_fusion,
@@ -65,11 +68,29 @@ def reads(name: str, field: str) -> bool:
     group = field.split(".")[0]
     if group in METHODS:
         return group == name
+    if field == "eval.generated":  # of the report on what a generator makes
+        return METHODS[name].generate is not None
     return not field.startswith(OF_METHODS) or field in METHODS[name].reads
 
 
+def missing(field: str, values: Mapping[str, Any]) -> str | None:
+    """Names the field whose value leaves `field` without meaning, if there is one.
+
+    Args:
+      field: named with dots.
+      values: of all fields, by their names with dots.
+    """
+    for dependence in DEPENDENCES:
+        other = dependence.other
+        if field.startswith(dependence.fields) and field != other:
+            if values[other] not in dependence.values:
+                return other
+    return None
+
+
 def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
-    """Refuses a field that the method would silently ignore, and choices at odds with each other.
+    """Refuses a field that would silently be ignored, by the method or because of another field, and
+    choices at odds with each other.
 
     Args:
       config: locked or not.
@@ -77,21 +98,31 @@ def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
         tables alone are compared, with their usual values.
 
     Raises:
-      UserError: an unknown method; or names the field, the method, and the methods that read it.
+      UserError: an unknown method; or names the field and what ignores it: the method, with those
+        that read it, or the other field.
     """
     name, values = config.method, dict(fields(config))
     refuse = method(name).check
     wanted = {choice.field: choice.usual for choice in OF_WORD.values()}
     wanted |= dict(fields(usual)) if usual else {}
     for field, value in values.items():
-        if value != wanted.get(field, value) and not reads(name, field):
+        if value == wanted.get(field, value):
+            continue
+        if not reads(name, field):
             readers = [other for other in METHODS if reads(other, field)]
             raise UserError(
                 f"{field}={value} means nothing to method={name}: leave it at {wanted[field]}, "
                 f"or choose one of {', '.join(readers)}"
             )
+        other = missing(field, values)
+        if other:
+            raise UserError(
+                f"{field}={value} means nothing with {other}={values[other]}: leave it at "
+                f"{wanted[field]}, or change {other}"
+            )
     model = config.model
-    if model.switch > model.depth and reads(name, "model.switch"):
+    switches = reads(name, "model.switch") and not missing("model.switch", values)
+    if switches and model.switch > model.depth:
         raise UserError(
             f"--config.model.switch={model.switch} must be at most model.depth={model.depth}"
         )

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.cli.choices import OF_FIELD, fields
 from avdiff_jax.errors import UserError
-from avdiff_jax.methods import METHODS, OF_METHODS, check, reads
+from avdiff_jax.methods import METHODS, OF_METHODS, check, missing, reads
 from avdiff_jax.methods.method import Info, Method
 from tests.methods import toy
 from tests.programs import Recorded
@@ -163,6 +163,44 @@ def test_choices_are_refused_whatever_they_were_before(name, field, value, compl
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=complaint):
         check(config)
+
+
+# What fields of one method leave others without meaning; a row of each method is enough, as what the
+# others read is a part of it.
+LEFT_OUT = [
+    ("avdiff", "model.attention", "full"), ("avdiff", "model.attention", "cross"),
+    ("avdiff", "generator", "none"), ("avdiff", "generator", "gaussian"),
+    ("avdiff", "diffusion.few_steps", 5), ("avdiff", "train.frozen_mode", "eval"),
+    ("avdiff", "model.modality", "audio"), ("avdiff", "diffusion.condition", "prototype"),
+    ("avdiff_plus", "generator", "none"),
+]
+
+
+@pytest.mark.parametrize("name, choice, value", LEFT_OUT)
+def test_a_field_without_meaning_beside_another_is_refused(name, choice, value):
+    """With `choice` at `value`, each field that is read still changes something or is refused."""
+    whole = usual(name)[0]
+    config = changed(whole, choice, value).config
+    if config.generator == "none" and name == "avdiff_plus":
+        config.avdiff_plus.head = "gaussian"
+    seen = set()
+    info = whole._replace(config=config)
+    before = list(parts(name, info._replace(config=Recorded(config, seen))))
+    unseen = set()
+    for field, old in of_methods(config).items():
+        if not reads(name, field) or field in (choice, "train.crops"):
+            continue
+        after = changed(info, field, other_values(field, old)[0])
+        if missing(field, dict(fields(config))):
+            with pytest.raises(UserError, match=f"{field}=.* means nothing with {choice}={value}"):
+                check(after.config, config)
+            # The condition stays among the variables, for nobody.
+            if field in seen and field != "diffusion.condition":
+                assert list(parts(name, after)) == before, field
+        else:
+            check(after.config, config)
+            unseen |= {field} - seen
+    assert not unseen
 
 
 def test_depth_needs_no_switch_where_none_is_read():
