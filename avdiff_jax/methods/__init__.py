@@ -82,15 +82,15 @@ def missing(field: str, values: Mapping[str, Any]) -> str | None:
     """
     for dependence in DEPENDENCES:
         other = dependence.other
-        if field.startswith(dependence.fields) and field != other:
-            if values[other] not in dependence.values:
-                return other
+        depends = field.startswith(dependence.fields) and field != other
+        if depends and values[other] not in dependence.values:
+            return other
     return None
 
 
 def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
-    """Refuses a field that would silently be ignored, by the method or because of another field, and
-    choices at odds with each other.
+    """Refuses a field that would silently be ignored, by the method or because of another field,
+    and choices at odds with each other.
 
     Args:
       config: locked or not.

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from avdiff_jax.data.feed import largest_divisor
 from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.windows import Lengths, Limits, drawn, evaluation_buckets
-from avdiff_jax.methods.method import Vars
+from avdiff_jax.methods.method import Vars, abstract_batch
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members
 
@@ -87,12 +87,7 @@ def cache_members(
       lengths: the fixed shape of training batches without a cache.
     """
     store, config = scorer.feed.store, scorer.info.config
-    clips = np.unique(members.clips)
-    longer = store.video.lengths[clips] > lengths.video
-    windows, first = np.zeros((2, len(store)), np.int64)
-    windows[clips] = np.where(longer, config.train.crops, 1)
-    first[clips] = np.cumsum(windows[clips]) - windows[clips]
-    rows = np.repeat(clips, windows[clips])
+    first, windows, rows = place_windows(scorer, members, lengths)
     number = np.arange(len(rows)) - first[rows]
     # Labels play no part in fusing.
     every = Members(rows, np.zeros(len(rows), np.int32))
@@ -103,6 +98,41 @@ def cache_members(
     batches = EvaluationBatches(scorer.feed, buckets)
     features = fuse_members(scorer, variables, batches, len(rows))
     return FeatureCache(scorer.feed.mesh, features, first, windows)
+
+
+def describe_cache(
+    scorer: Scorer, variables: Vars, members: Members, lengths: Lengths
+) -> FeatureCache:
+    """Returns what `cache_members` would, with shapes in the place of features: enough to plan
+    batches and to compile."""
+    first, windows, rows = place_windows(scorer, members, lengths)
+
+    def fuse(variables, batch):
+        return scorer.method.features(scorer.info, variables, batch, jax.random.key(0), False)[0]
+
+    whole = devices.replicated(scorer.feed.mesh)
+    features = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((len(rows), *x.shape[1:]), x.dtype, sharding=whole),
+        jax.eval_shape(fuse, variables, abstract_batch(scorer.info, lengths)),
+    )
+    return FeatureCache(scorer.feed.mesh, features, first, windows)
+
+
+def place_windows(
+    scorer: Scorer, members: Members, lengths: Lengths
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gives each of the clips of `members` rows of a cache, one for each of its windows.
+
+    Returns:
+      first row and number of windows of each clip of the store, and the clip of each row.
+    """
+    store = scorer.feed.store
+    clips = np.unique(members.clips)
+    longer = store.video.lengths[clips] > lengths.video
+    windows, first = np.zeros((2, len(store)), np.int64)
+    windows[clips] = np.where(longer, scorer.info.config.train.crops, 1)
+    first[clips] = np.cumsum(windows[clips]) - windows[clips]
+    return first, windows, np.repeat(clips, windows[clips])
 
 
 def cache_examples(features: np.ndarray, mesh: Mesh) -> FeatureCache:

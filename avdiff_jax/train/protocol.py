@@ -3,12 +3,12 @@
 import pathlib
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from avdiff_jax.cli.alternatives import fill_fields
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.of_config import open_data
@@ -25,6 +25,7 @@ from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices, hosts
 from avdiff_jax.runtime.lock import held
 from avdiff_jax.runtime.stop import Stop
+from avdiff_jax.train.ahead import compile_meanwhile
 from avdiff_jax.train.context import StageContext, initialise_variables, prepare_stage
 from avdiff_jax.train.draws import choose_draw_phases, split_draws
 from avdiff_jax.train.records import SubstageRecord
@@ -79,9 +80,11 @@ def run(
         with open_writer(workdir, last, resume) as writer:
             services = Services(writer, last, best, stop)
             record = read_record(workdir)
+            second = prepare_stage(config, method, feed, stages[2], 2)
             if record is None and what in ("all", "stage1"):
                 first = prepare_stage(config, method, feed, stages[1], 1)
-                record = run_stage1(first, services)
+                with compile_meanwhile(second, last) if what == "all" else nullcontext():
+                    record = run_stage1(first, services)
                 write_record(folder, record)
             if record is None:
                 raise UserError(
@@ -89,9 +92,7 @@ def run(
                 )
             if what == "stage1":
                 return None
-            second = prepare_stage(
-                fill_fields(config, record.filled), method, feed, stages[2], 2
-            )
+            second = second.fill_fields(record.filled)
             variables = initialise_variables(second)
             print(tabulate_parameters(variables))
             if what == "evaluate":

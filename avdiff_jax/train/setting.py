@@ -46,6 +46,22 @@ class Setting:
         """Whether the method trains anything; else everything happens in `Method.refresh`."""
         return bool(self.method.players(self.info, self.phase.substage))
 
+    def count_steps(self) -> int:
+        """Returns how many steps one dispatch makes."""
+        train = self.info.config.train
+        return self.source.steps(
+            self.lengths, train.batch * len(self.members), train.steps_per_dispatch, train.batches
+        )
+
+    def place_inputs(self, plans: dict[str, Any], first: int, steps: int) -> dict[str, Any]:
+        """Places so many steps of an epoch's plans on the devices, by role, from step `first`."""
+        return {
+            role: self.source.inputs(
+                jax.tree.map(lambda x: x[first : first + steps], plan), self.lengths
+            )
+            for role, plan in plans.items()
+        }
+
 
 Select = Callable[[Vars], dict[str, float]]
 

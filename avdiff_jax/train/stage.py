@@ -1,7 +1,7 @@
 """A stage of the protocol: stage 1 finds epochs, rate cuts and calibration on Val; stage 2
 retrains by that record and is measured on test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -59,12 +59,24 @@ def prepare_state(
             every = concat_members(*members)
             features = fetch(fuse_training_clips(context, of_draw, every))
             of_draw = context.method.solve(context.info, of_draw, features, every.labels)
-        args = (context.method, context.info, phase.substage, of_draw)
-        if phase.substage == 1 or context.info.config.train.reset_optimizer or not before:
-            opt = fresh_optimisers(*args)
-        else:
-            opt = copy_tree(carried_optimisers(*args, before.opt))
-        states.append(TrainState(vars=of_draw, opt=opt, updates=jnp.zeros((), jnp.int32)))
+        states.append(begin_state(context, phase, of_draw, before))
+    return place_states(context, phase, states)
+
+
+def begin_state(
+    context: StageContext, phase: Phase, variables: Vars, before: TrainState | None
+) -> TrainState:
+    """Gives a draw's variables their optimisers; arguments as of `prepare_state`."""
+    args = (context.method, context.info, phase.substage, variables)
+    if phase.substage == 1 or context.info.config.train.reset_optimizer or not before:
+        opt = fresh_optimisers(*args)
+    else:
+        opt = copy_tree(carried_optimisers(*args, before.opt))
+    return TrainState(vars=variables, opt=opt, updates=jnp.zeros((), jnp.int32))
+
+
+def place_states(context: StageContext, phase: Phase, states: list[TrainState]) -> TrainState:
+    """Places the states of a phase's draws on the devices, as one."""
     side_by_side = phase.draw is None
     state = jax.tree.map(lambda *x: jnp.stack(x) if side_by_side else x[0], *states)
     return devices.put(state, devices.replicated(context.feed.mesh))
@@ -74,18 +86,30 @@ def prepare_substage(
     context: StageContext, phase: Phase, variables: Vars, before: TrainState | None
 ) -> tuple[Setting, TrainState]:
     """Prepares setting and first state of a substage; arguments as of `prepare_state`."""
+    setting = prepare_setting(context, phase, variables, cache_members)
+    return setting, prepare_state(context, phase, variables, before)
+
+
+def prepare_setting(
+    context: StageContext, phase: Phase, variables: Vars, cache: Callable[..., Source]
+) -> Setting:
+    """Prepares the setting of a substage.
+
+    Args:
+      cache: makes the cache where the substage trains on one: `cache_members`, or
+        `describe_cache` where nothing is to be trained yet.
+    """
     members = members_of(context, phase)
     source: Source = context.feed
     trains = bool(context.method.players(context.info, phase.substage))
     if trains and context.uses_cache(phase.substage):
         every = concat_members(*(part for of_draw in members for part in of_draw))
-        source = cache_members(context, variables, every, context.lengths)
+        source = cache(context, variables, every, context.lengths)
     draws = len(members) if phase.draw is None else 0
-    setting = Setting(
+    return Setting(
         phase, context.method, context.info, source, members, context.lengths,
         program=context.training_program(phase.substage, source, draws),
     )
-    return setting, prepare_state(context, phase, variables, before)
 
 
 def calibrate(context: StageContext, scores: np.ndarray, labels: np.ndarray) -> metrics.Point:

@@ -122,10 +122,7 @@ class SubstageRun:
         if schedule.select and self.record.best_epoch:
             self.best = checkpoints.restore_best(self.record, self.state.vars)
         if setting.trains and not self.record.steps:
-            self._update(steps=setting.source.steps(
-                setting.lengths, self.config.batch * len(setting.members),
-                self.config.steps_per_dispatch, self.config.batches,
-            ))
+            self._update(steps=setting.count_steps())
         # What is on disk; the best epoch is saved with the record that names it.
         self.saved, self.saved_best = self.record, self.record.best_epoch
         self.key = place_dropout_key(setting)
@@ -180,13 +177,7 @@ class SubstageRun:
         plans = functools.lru_cache(2)(functools.partial(plan_epoch, setting))
 
         def make_inputs(place):
-            return {
-                role: setting.source.inputs(
-                    jax.tree.map(lambda x: x[place.first : place.first + steps], plan),
-                    setting.lengths,
-                )
-                for role, plan in plans(place.epoch).items()
-            }
+            return setting.place_inputs(plans(place.epoch), place.first, steps)
 
         yield from zip(places, prefetched(make_inputs, places), strict=True)
 

@@ -100,9 +100,8 @@ def usual(name: str) -> tuple[Info, list, frozenset[str]]:
 
 
 # Tracing a method once for each field takes ten seconds.
-@pytest.mark.parametrize("name", [
-    name if name == "avdiff" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_a_field_that_is_read_changes_something(name):
     info, before, _ = usual(name)
     dead = []
@@ -165,8 +164,7 @@ def test_choices_are_refused_whatever_they_were_before(name, field, value, compl
         check(config)
 
 
-# What fields of one method leave others without meaning; a row of each method is enough, as what the
-# others read is a part of it.
+# What leaves other fields without meaning, tried with the methods that read most.
 LEFT_OUT = [
     ("avdiff", "model.attention", "full"), ("avdiff", "model.attention", "cross"),
     ("avdiff", "generator", "none"), ("avdiff", "generator", "gaussian"),
@@ -176,6 +174,7 @@ LEFT_OUT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, choice, value", LEFT_OUT)
 def test_a_field_without_meaning_beside_another_is_refused(name, choice, value):
     """With `choice` at `value`, each field that is read still changes something or is refused."""
