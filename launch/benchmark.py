@@ -115,7 +115,8 @@ def run(args, overrides) -> int:
     for path in splits.make(wanted) if splits else []:
         print(f"split made: {path}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    command = [sys.executable, str(ROOT / "launch" / "main.py")]
+    # Controls are rows of their own.
+    command = [sys.executable, str(ROOT / "launch" / "main.py"), "--no-controls"]
     failures = jobs.execute(wanted, jobs.Processes(command, args.jobs), args.jobs)
     table = tables.benchmark_table(jobs.finished(wanted))
     written = tables.write([table], args.out or args.root, "benchmark")

@@ -9,6 +9,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from argparse import BooleanOptionalAction
+
 from absl import logging
 
 from avdiff_jax import methods
@@ -16,6 +18,7 @@ from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.errors import one_sentence
+from avdiff_jax.fitting import controls
 from avdiff_jax.results import run_table
 from avdiff_jax.runtime import devices, hosts, stop
 from avdiff_jax.train import protocol
@@ -29,6 +32,8 @@ def parser() -> Parser:
                    help="where everything is written; default: runs/FILE-WORDS")
     p.add_argument("--run", choices=protocol.RUNS, default="all", help="parts of the protocol")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    p.add_argument("--controls", action=BooleanOptionalAction, default=True,
+                   help="beside a run on one's own clips: linear and ncm, which take seconds")
     p.add_argument("--coordinator", metavar="HOST:PORT",
                    help="of process 0, where several machines share a run")
     p.add_argument("--processes", type=int, default=1, metavar="N", help="how many share it")
@@ -50,9 +55,7 @@ def main(argv=None):
             hosts.start(args.coordinator or "", args.processes, args.process)
         workdir = pathlib.Path(args.workdir or f"runs/{default_name(args.config)}")
         print(f"workdir: {workdir}")
-        outcome = finish_or_stop(config, workdir, args)
-        if outcome:
-            print(f"\n{run_table.plain(outcome)}\nwritten to {workdir}/results.json")
+        finish_or_stop(config, workdir, args)
 
 
 def default_name(config: str) -> str:
@@ -62,9 +65,14 @@ def default_name(config: str) -> str:
 
 
 def finish_or_stop(config, workdir: pathlib.Path, args):
-    """The outcome of the run; a signal that stops it is a sentence that says how to go on."""
+    """Runs and says what came of it, or where a signal stopped it, how to go on."""
     try:
-        return protocol.run(config, workdir, args.run, args.resume)
+        outcome = protocol.run(config, workdir, args.run, args.resume)
+        if outcome:
+            print(f"\n{run_table.plain(outcome)}\nwritten to {workdir}/results.json")
+        if outcome and args.controls and args.processes == 1 and controls.wanted(config):
+            print(f"\nthe controls {' and '.join(controls.CONTROLS)} (--no-controls omits them):")
+            print(f"\n{controls.compare_with_controls(config, workdir)}")
     except stop.Stopped as stopped:
         print(f"stopped by {stopped}: saved in {workdir}, go on with --resume", file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None

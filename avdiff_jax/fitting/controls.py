@@ -9,8 +9,10 @@ from avdiff_jax.cli.choices import OF_WORD
 from avdiff_jax.cli.configuration import differences
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.documents import plain
+from avdiff_jax.io.files import write_text
 from avdiff_jax.methods import reads
 from avdiff_jax.methods.without_text import settle_text
+from avdiff_jax.results.controls import Comparison, compare
 from avdiff_jax.results.results_json import read_results
 from avdiff_jax.results.runs import Finished
 from avdiff_jax.train import protocol
@@ -18,18 +20,23 @@ from avdiff_jax.train import protocol
 CONTROLS = ("linear", "ncm")
 
 
-def wants_controls(config: ConfigDict) -> bool:
+def wanted(config: ConfigDict) -> bool:
     """Whether a run is one on a user's own store that controls say something about."""
     return config.dataset == "own" and config.method not in CONTROLS
 
 
-def run_controls(config: ConfigDict, folder: Path) -> list[Finished]:
-    """Runs each control on the store and split of a configuration, in a workdir below `folder`.
+def compare_with_controls(config: ConfigDict, workdir: Path) -> Comparison:
+    """Runs each control on the store and split of a finished run, in workdirs below its own, and
+    writes their table there, as `controls.md`.
 
     Raises:
       UserError, Stopped: as `protocol.run`.
     """
-    return [finish_run(configure_control(config, name), folder / name) for name in CONTROLS]
+    folder = workdir / "controls"
+    controls = [finish_run(configure_control(config, name), folder / name) for name in CONTROLS]
+    comparison = compare([Finished(workdir, read_results(workdir)), *controls])
+    write_text(workdir / "controls.md", comparison.markdown())
+    return comparison
 
 
 def configure_control(config: ConfigDict, name: str) -> ConfigDict:
@@ -56,8 +63,8 @@ def finish_run(config: ConfigDict, workdir: Path) -> Finished:
     if not (workdir / "results.json").exists():
         protocol.run(config, workdir, resume=(workdir / "config.json").exists())
     results = read_results(workdir)
-    wanted = plain(settle_text(config)[0])
-    for name, (ours, theirs) in differences(wanted, results["config"]).items():
+    asked = plain(settle_text(config)[0])
+    for name, (ours, theirs) in differences(asked, results["config"]).items():
         raise UserError(f"{workdir} was run with {name}={theirs}, now {ours} is asked for: use the "
                         f"same value, or another folder")
     return Finished(workdir, results)

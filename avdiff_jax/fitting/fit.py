@@ -22,7 +22,6 @@ from avdiff_jax.inference.model import Trained, load
 from avdiff_jax.io import documents
 from avdiff_jax.io.files import FilePath, write_text
 from avdiff_jax.methods import METHODS
-from avdiff_jax.results import text_table
 from avdiff_jax.results.controls import Comparison, compare
 from avdiff_jax.results.runs import Finished
 
@@ -76,9 +75,7 @@ class Fit:
                 f"{sizes['novel2']} novel classes, {', '.join(self.runs)})")
 
     def __str__(self):
-        return "\n".join([
-            text_table.plain(self.comparison.table), self.comparison.sentence, "",
-            *describe_use(self)])
+        return "\n".join([str(self.comparison), "", *describe_use(self)])
 
 
 def fit(
@@ -138,8 +135,7 @@ def fit(
         runs[name] = finish_run(config, folder / name)
         note_minutes(name)
     comparison = compare([*runs.values()], notes=[*describe_test(split), *notes])
-    write_text(folder / "results.md", "\n".join(
-        [text_table.markdown(comparison.table), comparison.sentence, ""]))
+    write_text(folder / "results.md", comparison.markdown())
     return Fit(folder, runs, comparison, split, notes, minutes)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from avdiff_jax.results import text_table
 from avdiff_jax.results.results_json import ablation
 from avdiff_jax.results.run_table import COLUMNS, write_numbers
 from avdiff_jax.results.runs import Finished, Key, summary
@@ -17,6 +18,13 @@ class Comparison(NamedTuple):
     table: TextTable
     sentence: str
     best: Finished
+
+    def __str__(self):
+        return f"{text_table.plain(self.table)}\n{self.sentence}"
+
+    def markdown(self) -> str:
+        """The same as a file."""
+        return f"{text_table.markdown(self.table)}\n{self.sentence}\n"
 
 
 def compare(runs: Sequence[Finished], notes: Sequence[str] = ()) -> Comparison:

@@ -130,7 +130,8 @@ def _seconds(timing: Mapping[str, float]) -> float:
 
 
 def find(folders: Iterable[str | Path]) -> list[Finished]:
-    """Every finished run at or below the folders, by path.
+    """Every finished run at or below the folders, by path; the controls of a run, which lie in its
+    workdir, are no runs of their own.
 
     Raises:
       UserError: no such folder, nothing finished below one, or a results.json of something else.
@@ -142,7 +143,9 @@ def find(folders: Iterable[str | Path]) -> list[Finished]:
         here = sorted(folder.rglob("results.json"))
         if not here:
             raise UserError(f"no results.json at or below {folder}: finish a run there first")
-        workdirs |= {path.resolve(): path.parent for path in here}
+        folders_of_runs = {path.parent for path in here}
+        workdirs |= {path.resolve(): path.parent for path in here
+                     if folders_of_runs.isdisjoint(path.parent.parents)}
     return [Finished(workdir, read_results(workdir)) for _, workdir in sorted(workdirs.items())]
 
 

@@ -37,6 +37,7 @@ def test_runs_are_grouped_by_what_departs_from_the_usual(tmp_path):
     finish(folder / "deep" / "t", overrides=["--config.diffusion.steps=50"])
     finish(folder / "proto", "5shot,condition=prototype,generator=none")
     finish(folder / "ncm", "5shot,method=ncm")
+    finish(folder / "a" / "controls" / "linear", "5shot,method=linear")  # belongs to its run
     cells = runs.group(runs.find([folder, folder / "a"]))
     assert {key.label: [r.config["seed"] for r in found] for key, found in cells.items()} == {
         "avdiff": [42, 43],
