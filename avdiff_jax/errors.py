@@ -1,8 +1,10 @@
-"""What a user sees when something that they can put right goes wrong."""
+"""What a user sees when something that they can put right goes wrong, and what they should know
+where nothing does."""
 
 import contextlib
 import os
 import sys
+import warnings
 
 
 class UserError(ValueError):
@@ -14,17 +16,36 @@ class UserError(ValueError):
     """
 
     def __str__(self):
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+        return escape(super().__str__())
+
+
+class Note(UserWarning):
+    """Something that a user should know of work that goes on: commands print it as a line, in
+    Python it is a warning."""
+
+    def __str__(self):
+        return escape(super().__str__())
+
+
+def note(text: str) -> None:
+    """Says something that a user should know; a command says the same thing once."""
+    warnings.warn(Note(text), stacklevel=3)
+
+
+def escape(text: str) -> str:
+    """The text with all that is not printable escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @contextlib.contextmanager
 def one_sentence():
-    """Turns a `UserError` into one line on stderr and exit code 2.
+    """Turns a `UserError` into one line on stderr and exit code 2, and a `Note` into a line there.
 
     Anything else is a defect of ours and keeps its traceback.
     """
     try:
-        yield
+        with _noting():
+            yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
@@ -34,3 +55,22 @@ def one_sentence():
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def _noting():
+    """Prints each `Note` as a line, the same one once."""
+    said = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Note)
+        usual = warnings.showwarning
+
+        def show(message, category, *place, **more):
+            if not issubclass(category, Note):
+                usual(message, category, *place, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                print(f"note: {message}", file=sys.stderr, flush=True)
+
+        warnings.showwarning = show
+        yield

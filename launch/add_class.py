@@ -18,17 +18,17 @@ sys.path.insert(0, str(ROOT))
 
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from avdiff_jax.cli.flags import Parser
-from avdiff_jax.data import stream
+from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits import new_classes, sampling, split_file
 from avdiff_jax.data.splits.new_classes import NewClasses
-from avdiff_jax.data.store import Store, open_store
-from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.errors import UserError, note, one_sentence
 from avdiff_jax.inference import model as models
+from avdiff_jax.inference.sources import open_source
 from avdiff_jax.runtime import devices
 from avdiff_jax.train import add_classes as adding
 
@@ -37,7 +37,7 @@ def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
     p.add_model()
-    p.add_argument("--store", required=True, metavar="FILE.h5", help="clips of the new classes")
+    p.add_clips()
     p.add_argument("--classes", type=lambda text: text.split(","), metavar="A,B",
                    help="add these only")
     p.add_argument("--shots", type=int, help="clips of each to learn from; default: all")
@@ -48,58 +48,57 @@ def parser() -> Parser:
     return p
 
 
-def choose_clips(args: Namespace, known: Sequence[str], store: Store) -> NewClasses:
+def choose_clips(args: Namespace, known: Sequence[str], source: ClipSource) -> NewClasses:
     """What to learn from and what to hold out, as the flags say."""
-    fresh = new_classes.find_new(store, known, args.classes)
+    fresh = new_classes.find_new(source, known, args.classes)
     if not args.split:
-        return new_classes.draw_shots(store, known, fresh, args.shots, args.seed)
+        return new_classes.draw_shots(source, known, fresh, args.shots, args.seed)
     split = split_file.load(args.split)
     return new_classes.take_from_split(split, args.split, args.draw, known, fresh)
 
 
-def choose_text(args: Namespace, store: Store) -> dict[str, np.ndarray] | None:
-    """The text vectors of the store by class; None where they are not there or not to be read."""
+def choose_text(args: Namespace, source: ClipSource) -> Mapping[str, np.ndarray] | None:
+    """The text vectors of the clips by class; None where they are not there or not to be read."""
     if args.no_text:
         return None
-    if not store.class_text.shape[1]:
-        print(f"note: {store.path} has no class text, so prototypes of the clips take its place")
+    if not source.text:
+        note(f"{source.place} has no class text, so prototypes of the clips take its place")
         return None
-    return dict(zip(store.class_names, store.class_text, strict=True))
+    return source.text
+
+
+def check_flags(args: Namespace) -> None:
+    """Raises UserError for flags that do not go together."""
+    if args.split and args.shots:
+        raise UserError("--shots means nothing with --split, which names the shots: leave one out")
+    if args.shots is not None:
+        sampling.check_request(args.shots, args.seed)
+    if not args.out.endswith(".npz"):
+        raise UserError(f"--out {args.out} does not end in .npz: change it")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Adds the classes, writes the model and prints what it gained and lost."""
     with one_sentence():
         args = parser().parse_args(argv)
-        if args.split and args.shots:
-            raise UserError("--shots means nothing with --split, which names the shots: leave one "
-                            "out")
-        if args.shots is not None:
-            sampling.check_request(args.shots, args.seed)
-        if not args.out.endswith(".npz"):
-            raise UserError(f"--out {args.out} does not end in .npz: change it")
-        model, store = models.load(args.model, args.draw), open_store(args.store)
+        check_flags(args)
+        model, source = models.load(args.model, args.draw), open_source(args)
         devices.configure()
-        learnt, held_out = choose_clips(args, model.info.classes, store)
-        text = choose_text(args, store)
+        learnt, held_out = choose_clips(args, model.info.classes, source)
+        text = choose_text(args, source)
         started = time.monotonic()
-        clips = stream.collect(store, learnt)
-        bigger = adding.add_classes(
-            model, clips.audio, clips.video, clips.class_names, text, clips.clip_ids, args.seed
-        )
+        clips = new_classes.select(source, learnt)
+        bigger = adding.learn_classes(model, clips, clips.names(), text, args.seed)
         seconds = time.monotonic() - started
         bigger.save(args.out)
         print(f"{args.out}: {len(learnt)} classes added to {len(model.info.classes)} from "
-              f"{len(clips.clip_ids)} clips in {seconds:.1f} s")
+              f"{len(clips)} clips in {seconds:.1f} s")
         # Where no split says what is held out, no clip that was trained on may count.
         trained_on = {*bigger.examples.clips} if bigger.examples else set()
         held_out = {name: [clip for clip in ids if clip not in trained_on]
                     for name, ids in held_out.items()}
         if any(held_out.values()):
-            clips = stream.collect(store, held_out)
-            print(adding.compare_models(
-                model, bigger, clips.audio, clips.video, clips.class_names
-            ))
+            print(adding.compare_models(model, bigger, new_classes.select(source, held_out)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from avdiff_jax.cli import configuration
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import split_file, stages
+from avdiff_jax.data.splits.sets import DRAWS
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import one_sentence
 from avdiff_jax.inference import pytorch_weights
@@ -28,6 +29,7 @@ from avdiff_jax.io import text_files
 from avdiff_jax.methods import METHODS
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.context import prepare_stage
+from avdiff_jax.train.measure import describe_training
 
 
 def parser() -> Parser:
@@ -40,6 +42,8 @@ def parser() -> Parser:
     p.add_argument("--classes", metavar="FILE", help="one name a line, as the outputs are ordered")
     p.add_argument("--gamma", type=float, default=0.0,
                    help="subtracted from the scores of base classes; a checkpoint does not hold it")
+    p.add_argument("--draw", type=int, default=0, choices=range(DRAWS),
+                   help="of the split's shots, those that it was trained on")
     p.add_output("FILE.npz", "the model")
     return p
 
@@ -54,13 +58,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         state = pytorch_weights.read_checkpoint(args.checkpoint)
         store, split = open_store(args.store), split_file.load(args.split)
         feed = Feed(store, devices.mesh(), "host")
-        context = prepare_stage(config, METHODS["avdiff"], feed, stages.stage(split, store, 2), 2)
+        stage = stages.stage(split, store, 2)
+        context = prepare_stage(config, METHODS["avdiff"], feed, stage, 2)
         info = context.info
         if args.classes:
             names = text_files.lines(args.classes, "class list")
             info = pytorch_weights.reorder_classes(info, names, args.classes)
         model = pytorch_weights.trained(
-            args.checkpoint, state, info, feed.seconds, context.lengths, args.gamma
+            args.checkpoint, state, info, feed.seconds, context.lengths, args.gamma,
+            describe_training(context, args.draw),
         )
         model.save(args.out)
         left = pytorch_weights.unused(state)

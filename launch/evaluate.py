@@ -17,14 +17,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import dataclasses
+from argparse import Namespace
+
+from ml_collections import ConfigDict
 
 from avdiff_jax.cli.flags import Parser, check_outputs
-from avdiff_jax.data import of_config
+from avdiff_jax.data import clip_source, of_config
+from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.splits.sets import DRAWS
-from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.inference.model import Trained, load, model_file
+from avdiff_jax.inference.sources import open_source
 from avdiff_jax.results import run_table
 from avdiff_jax.runtime import devices
 from avdiff_jax.train import evaluation
@@ -34,7 +38,7 @@ def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
     p.add_argument("--model", required=True, help="workdir of a run, or a model file")
-    p.add_argument("--store", metavar="FILE.h5", help="default: the run's")
+    p.add_clips(required=False)
     p.add_argument("--split", metavar="FILE.json", help="names the test clips")
     p.add_argument("--draw", type=int, help="one draw of the few shots; default: all of a run, "
                                             "the split's first for a model file")
@@ -55,13 +59,15 @@ def models(args) -> dict[int, Trained]:
     return loaded
 
 
-def data(args, config):
-    """The store and the split to measure on."""
-    if args.store:
-        return open_store(args.store), split_file.load(args.split) if args.split else None
+def data(args: Namespace, config: ConfigDict) -> tuple[ClipSource, split_file.Split | None]:
+    """The clips and the split to measure on: those of the flags, or the run's own."""
+    if args.store or args.npz or args.manifest:
+        return open_source(args), split_file.load(args.split) if args.split else None
     if args.split or not pathlib.Path(args.model).is_dir():
-        raise UserError("name the test clips with --store too: only a workdir has its own")
-    return of_config.open_data(config, pathlib.Path(args.model))
+        raise UserError("name the test clips with --store, --npz or --manifest too: only a "
+                        "workdir has its own")
+    store, split = of_config.open_data(config, pathlib.Path(args.model))
+    return clip_source.of_store(store), split
 
 
 def main(argv=None):
@@ -72,8 +78,8 @@ def main(argv=None):
         loaded = models(args)
         config = next(iter(loaded.values())).info.config
         devices.configure()
-        store, split = data(args, config)
-        outcome = evaluation.evaluate(loaded, store, split, pathlib.Path(args.out))
+        source, split = data(args, config)
+        outcome = evaluation.evaluate(loaded, source, split, pathlib.Path(args.out))
         print(f"{run_table.plain(outcome)}\nwritten to {args.out}")
 
 

@@ -12,13 +12,14 @@ import pytest
 from jax import export
 from jax.sharding import AxisType
 
-from avdiff_jax.data import stream
+from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
 from avdiff_jax.inference.export import scoring_function
-from avdiff_jax.inference.model import BASE, NOVEL, Trained
+from avdiff_jax.inference.contents import BASE, NOVEL
+from avdiff_jax.inference.model import Trained
 from avdiff_jax.methods import METHODS, method
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.context import initialise_variables, prepare_stage
@@ -127,7 +128,7 @@ def test_prediction_and_export(card):
         info=b.info, kinds=tuple(BASE if base else NOVEL for base in b.info.is_base), vars=vars,
         gamma=0.0, temperature=None, seconds=b.feed.seconds, lengths=b.lengths, epochs=1, cuts=(),
     )
-    clips = list(stream.of_store(b.feed.store, range(4)))
+    clips = list(of_store(b.feed.store, range(4)))
     audio, video = ([getattr(clip, part) for clip in clips] for part in ("audio", "video"))
     with jax.default_device(cpu):
         wanted = dataclasses.replace(model).scores(audio, video)

@@ -136,8 +136,9 @@ def services(workdir, stop=None):
     return Services(Writer(workdir), last, best, stop or Stop())
 
 
-def rewritten(store, path, order=None, class_order=None, change=None, **more):
-    """A copy of a store with clips and classes in another order; `change` edits each Clip."""
+def rewritten(store, path, order=None, class_order=None, change=None, rate=1, **more):
+    """A copy of a store with clips and classes in another order; `change` edits each Clip, of
+    which a second then has `rate` times as many tokens."""
     order = np.arange(len(store)) if order is None else order
     classes = np.arange(len(store.class_names)) if class_order is None else class_order
 
@@ -156,7 +157,7 @@ def rewritten(store, path, order=None, class_order=None, change=None, **more):
     write_store(
         path, name=store.name, clips=map(change, clips) if change else clips,
         class_names=[store.class_names[i] for i in classes], class_text=store.class_text[classes],
-        audio_seconds=store.audio.seconds, video_seconds=store.video.seconds,
+        audio_seconds=store.audio.seconds / rate, video_seconds=store.video.seconds / rate,
         provenance=store.provenance, **more,
     )
     return open_store(path)

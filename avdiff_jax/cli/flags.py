@@ -27,6 +27,32 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--draw", type=int, default=0, metavar="N",
                           help="which draw of the few shots: a run has a model for each")
 
+    def add_clips(self, required: bool = True):
+        """The flags that name clips and say how a model is to take them, as
+        `inference.sources.open_source` reads them."""
+        source = self.add_mutually_exclusive_group(required=required)
+        source.add_argument("--store", metavar="FILE.h5", help="a store")
+        source.add_argument("--npz", action="append", metavar="FILE",
+                            help="flat arrays; may repeat")
+        source.add_argument("--manifest", metavar="FILE.csv",
+                            help="clip_id,audio,video of .npy files; class and group where known")
+        for modality in ("audio", "video"):
+            self.add_argument(f"--{modality}-key", metavar="KEY",
+                              help="npz: KEY_flat and KEY_offsets, or VALUES,OFFSETS")
+        self.add_argument("--id-key", metavar="KEY", help="npz: clip ids; default: numbered")
+        self.add_argument("--label-key", metavar="KEY",
+                          help="npz: class number (from 0) or name of each clip")
+        self.add_argument("--class-key", metavar="KEY", help="npz: class names")
+        self.add_argument("--group-key", metavar="KEY", help="npz: group of each clip")
+        for modality in ("audio", "video"):
+            self.add_argument(f"--{modality}-seconds", type=float, metavar="S",
+                              help=f"npz, manifest: seconds per {modality} token; default: those "
+                                   "of the model")
+        self.add_argument("--match-rate", action="store_true",
+                          help="resample tokens of another rate than the model's")
+        self.add_argument("--accept-values", action="store_true",
+                          help="take values that lie far from those that the model was trained on")
+
     def add_config(self):
         """The flag that names a configuration, as `configuration.resolve` takes it."""
         self.add_argument("--config", required=True, metavar="FILE.py:WORDS",

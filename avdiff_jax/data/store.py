@@ -88,6 +88,11 @@ class Store:
         return len(self.clip_ids)
 
     @property
+    def made_up(self) -> bool:
+        """Whether no camera or microphone saw any of it."""
+        return self.provenance.get("command") == "synthesize"
+
+    @property
     def text(self) -> ClassText:
         """The class text and where it is from, as far as the store tells."""
         source = NONE if not self.class_text.shape[1] else self.provenance.get("text", "unknown")

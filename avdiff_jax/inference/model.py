@@ -6,57 +6,33 @@
     bigger = add_classes(model, audio, video, names)      # from avdiff_jax.train.add_classes
     bigger.save("bigger.npz")
 
-The file is an .npz without pickles: `header` is a JSON object as bytes, every other member a plain
-array. It needs neither the feature store nor the split that the model was trained with.
+Clips reach a model by one way, whoever asks: from a `ClipSource` through `data.admission`.
 """
 
 import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
 from avdiff_jax import metrics
-from avdiff_jax.cli.choices import check_values
-from avdiff_jax.cli.upgrade import upgrade
-from avdiff_jax.data import stream
+from avdiff_jax.data import clip_source, stream
+from avdiff_jax.data.admission import Usual, admit
+from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.feed import Batch
+from avdiff_jax.data.rates import Seconds
+from avdiff_jax.data.training_set import TrainingSet
 from avdiff_jax.data.windows import Lengths, Limits
 from avdiff_jax.errors import UserError
-from avdiff_jax.io.documents import Document, plain
-from avdiff_jax.io.files import draft
+from avdiff_jax.inference import contents
+from avdiff_jax.io.files import FilePath
 from avdiff_jax.io.npy_npz import NpzFiles
 from avdiff_jax.methods import METHODS
-from avdiff_jax.methods.method import Info, Method, Vars, abstract_batch
+from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime.compiling import compile_function
-
-BASE, NOVEL, ADDED = KINDS = ("base", "novel", "added")
-PARTS = ("params", "stats", "buffers")
-
-
-class Header(TypedDict):
-    """What a model file says beside its arrays; the fields are those of `Trained`."""
-
-    config: dict
-    classes: list[str]
-    kinds: list[Literal["base", "novel", "added"]]
-    gamma: float
-    temperature: float | None
-    video_dim: int
-    seconds: list[float]
-    lengths: list[int]
-    epochs: int
-    cuts: list[int]
-
-
-HEADER = Document("model header", Header, "write the model again", "avdiff_jax.model", 1)
 
 
 class Examples(NamedTuple):
@@ -79,6 +55,7 @@ class Trained:
     seconds: per token of audio and of video.
     lengths: tokens of a training clip, to which those of added classes are cut too.
     epochs, cuts: of substage 2, and the epochs after which its rate was cut.
+    trained_on: tells the training clips from others; None in files of version 0.1.
     examples: None in a file of parameters alone.
     """
 
@@ -91,6 +68,7 @@ class Trained:
     lengths: Lengths
     epochs: int
     cuts: tuple[int, ...]
+    trained_on: TrainingSet | None = None
     examples: Examples | None = None
 
     @property
@@ -104,22 +82,36 @@ class Trained:
         data = self.info.config.data
         return Limits(data.test_max_audio, data.test_max_video)
 
-    def scores(self, audio: Sequence, video: Sequence) -> np.ndarray:
+    @property
+    def usual(self) -> Usual:
+        """What clips must be like to be let through."""
+        values = self.trained_on.values if self.trained_on else None
+        return Usual((len(self.info.audio_shift), self.info.video_dim), self.seconds, values)
+
+    def scores(
+        self, audio: Sequence, video: Sequence, *, seconds: Seconds = clip_source.UNKNOWN,
+        match_rate: bool = False, accept_values: bool = False,
+    ) -> np.ndarray:
         """Scores [n, C] of clips, larger is better, before gamma is subtracted.
 
         Args:
           audio, video: n arrays each, [Ta, Da] and [Tv, Dv], as the training features were before
             any scaling; None where a clip lacks the modality.
+          seconds: per token of audio and of video; None is taken to be the model's.
+          match_rate: resample tokens of another rate.
+          accept_values: take values that lie far from those of the training clips.
 
         Raises:
           UserError: arrays that do not fit the model, named by their position.
         """
-        found = [scores for _, scores in self.scored(stream.of_arrays(audio, video))]
-        return np.concatenate([np.zeros((0, len(self.info.classes)), np.float32), *found])
+        return self.score_all(clip_source.of_arrays(
+            audio, video, seconds=seconds, match_rate=match_rate, accept_values=accept_values
+        ))
 
-    def predict(self, audio: Sequence, video: Sequence, top: int = 1):
-        """The likeliest classes of clips: names [n, top] and probabilities [n, top]."""
-        order, probability = self.best(self.scores(audio, video), top)
+    def predict(self, audio: Sequence, video: Sequence, top: int = 1, **how):
+        """The likeliest classes of clips: names [n, top] and probabilities [n, top]; `how` is as
+        for `scores`."""
+        order, probability = self.best(self.scores(audio, video, **how), top)
         return np.array(self.info.classes)[order], probability
 
     def best(self, scores: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,13 +125,14 @@ class Trained:
         """[n, C]; see `metrics.probabilities`."""
         return metrics.probabilities(scores, self.info.is_base, self.gamma, self.temperature)
 
-    def scored(self, clips: Iterable[stream.Features]) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Scores a stream of clips: yields clip ids and scores [n, C], piece by piece, in order.
+    def scored(self, source: ClipSource) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Scores the clips of a source: yields clip ids and scores [n, C], piece by piece, in
+        order.
 
         Raises:
           UserError: as `scores`, and where a score is not finite.
         """
-        for ids, scores in self._mapped(clips, self._compiled_scores, self.limits):
+        for ids, scores in self._mapped(source, self._compiled_scores, self.limits):
             bad = ~np.isfinite(scores).all(1)
             if bad.any():
                 raise UserError(
@@ -148,21 +141,26 @@ class Trained:
                 )
             yield ids, scores
 
-    def features(self, clips: Iterable[stream.Features]) -> np.ndarray:
+    def score_all(self, source: ClipSource) -> np.ndarray:
+        """Scores [n, C] of the clips of a source; raises UserError as `scored` does."""
+        parts = [scores for _, scores in self.scored(source)]
+        return np.concatenate([np.zeros((0, len(self.info.classes)), np.float32), *parts])
+
+    def features(self, source: ClipSource) -> np.ndarray:
         """`Method.features` [n, ...] of clips, cut as in training."""
-        parts = self._mapped(clips, self._compiled_features, Limits(*self.lengths))
+        parts = self._mapped(source, self._compiled_features, Limits(*self.lengths))
         return np.concatenate([features for _, features in parts])
 
-    def pieces(self, clips: Iterable[stream.Features]) -> Iterator[stream.Piece]:
-        """A stream of clips in pieces, checked against the model's dimensions."""
-        dims = len(self.info.audio_shift), self.info.video_dim
-        return stream.pieces(clips, dims, self.seconds, self.info.config.eval.batch)
+    def pieces(self, source: ClipSource) -> Iterator[stream.Piece]:
+        """The clips of a source in pieces, as far as the model lets them through."""
+        clips = admit(source, self.usual)
+        return stream.pieces(clips, self.seconds, self.info.config.eval.batch)
 
-    def _mapped(self, clips, function, limits: Limits):
+    def _mapped(self, source: ClipSource, function: Callable, limits: Limits):
         """(clip ids, rows [n, ...] of `function`) for each piece; the next one is dispatched
         before the rows of one are fetched."""
         waiting = None
-        for piece in self.pieces(clips):
+        for piece in self.pieces(source):
             batches = stream.batches(piece, None, limits, self.info.config.eval.batch)
             parts = [(rows, function(self.vars, batch)) for rows, batch in batches]
             if waiting:
@@ -188,34 +186,33 @@ class Trained:
     def _compiled_scores(self) -> Callable:
         return compile_function(self.scores_of, self.info.config.device.precision)
 
-    def save(self, path) -> None:
+    def save(self, path: FilePath) -> None:
         """Writes the file, whole or not at all.
 
         Raises:
           UserError: it cannot be written.
         """
         header = {
-            "schema": HEADER.schema, "version": HEADER.version,
             "config": self.info.config.to_dict(), "classes": self.info.classes,
             "kinds": self.kinds, "gamma": self.gamma, "temperature": self.temperature,
             "video_dim": self.info.video_dim,
             "seconds": self.seconds, "lengths": self.lengths, "epochs": self.epochs,
             "cuts": self.cuts,
         }
-        content = json.dumps(plain(header), sort_keys=True, ensure_ascii=False)
         arrays = {
-            "header": np.frombuffer(content.encode(), np.uint8), "text": self.info.text,
-            "audio_shift": self.info.audio_shift, "audio_scale": self.info.audio_scale,
-            **flat(self.vars),
+            "text": self.info.text, "audio_shift": self.info.audio_shift,
+            "audio_scale": self.info.audio_scale, **contents.flat(self.vars),
         }
+        if self.trained_on is not None:
+            header["trained_on"], more = contents.pack_training_set(self.trained_on)
+            arrays |= more
         if self.examples is not None:
             for name, array in self.examples._asdict().items():
                 arrays[f"examples/{name}"] = array
-        with draft(path) as made, open(made, "wb") as file:
-            np.savez(file, **arrays)
+        contents.write(path, header, arrays)
 
 
-def _fetched(ids, parts):
+def _fetched(ids: list[str], parts: list) -> tuple[list[str], np.ndarray]:
     first = jax.device_get(parts[0][1])
     out = np.zeros((len(ids), *first.shape[1:]), first.dtype)
     for rows, values in parts:
@@ -223,12 +220,12 @@ def _fetched(ids, parts):
     return ids, out
 
 
-def model_file(workdir, draw: int) -> pathlib.Path:
+def model_file(workdir: FilePath, draw: int) -> pathlib.Path:
     """Where a run writes the model of a draw."""
     return pathlib.Path(workdir) / f"model-draw{draw}.npz"
 
 
-def load(path, draw: int = 0) -> Trained:
+def load(path: FilePath, draw: int = 0) -> Trained:
     """Reads a model.
 
     Args:
@@ -251,96 +248,18 @@ def load(path, draw: int = 0) -> Trained:
                 "the models of an older one by launch/main.py with --run=evaluate"
             )
     files = NpzFiles([path])
-    header = _header(path, files)
-    info = _info(path, files, header)
-    arrays = {
-        key: files.array(key, "--model")
-        for key in files.keys if key.startswith(tuple(f"{part}/" for part in PARTS))
-    }
-    vars = fitted(path, info, Lengths(*header["lengths"]), arrays)
+    header = contents.read_header(path, files)
+    info, lengths = contents.read_info(path, files, header), Lengths(*header["lengths"])
     examples = None
     if "examples/features" in files:
         examples = Examples(*(files.array(f"examples/{n}", "--model") for n in Examples._fields))
     return Trained(
-        info=info, kinds=tuple(header["kinds"]), vars=vars, gamma=header["gamma"],
-        temperature=header["temperature"], seconds=(header["seconds"][0], header["seconds"][1]),
-        lengths=Lengths(*header["lengths"]), epochs=header["epochs"],
-        cuts=tuple(header["cuts"]), examples=examples,
+        info=info, kinds=tuple(header["kinds"]),
+        vars=contents.fit_variables(
+            path, info, lengths, contents.read_arrays(files, *contents.PARTS)
+        ),
+        gamma=header["gamma"], temperature=header["temperature"],
+        seconds=(header["seconds"][0], header["seconds"][1]), lengths=lengths,
+        epochs=header["epochs"], cuts=tuple(header["cuts"]),
+        trained_on=contents.unpack_training_set(path, header, files), examples=examples,
     )
-
-
-def fitted(path, info: Info, lengths: Lengths, arrays: Mapping[str, np.ndarray]) -> Vars:
-    """The variables that the method has for these classes, out of `arrays` by part/group/name.
-
-    Raises:
-      UserError: one is missing, of another shape, or too many; `path` is where they come from.
-    """
-    expected, left = abstract_vars(info, lengths), {*arrays}
-
-    def read(place, leaf):
-        name = "/".join(key.name if hasattr(key, "name") else key.key for key in place)
-        if name not in arrays:
-            raise UserError(
-                f"{path} lacks {name}, which method={info.config.method} has with this "
-                "configuration: use the one that it was made with"
-            )
-        left.discard(name)
-        if arrays[name].shape != leaf.shape:
-            raise UserError(
-                f"{path} holds {name} of shape {arrays[name].shape} where the configuration and "
-                f"{len(info.classes)} classes ask for {leaf.shape}: use those that it was made with"
-            )
-        return jnp.asarray(arrays[name], leaf.dtype)
-
-    vars = jax.tree_util.tree_map_with_path(read, expected)
-    if left:
-        raise UserError(
-            f"{path} holds {min(left)}, which method={info.config.method} does not have with this "
-            "configuration: use the one that it was made with"
-        )
-    return vars
-
-
-def flat(vars: Vars) -> dict[str, np.ndarray]:
-    """The variables by part/group/name."""
-    parts = {part: getattr(vars, part) for part in PARTS}
-    return {name: np.asarray(array) for name, array in flatten_dict(parts, sep="/").items()}
-
-
-def _header(path, files) -> Header:
-    if "header" not in files:
-        raise UserError(
-            f"{path} is no model file, it has no header: name a model-draw*.npz of a finished run"
-        )
-    return HEADER.parse(files.array("header", "--model").tobytes(), path)
-
-
-def _info(path, files, header) -> Info:
-    config = ConfigDict(upgrade(header["config"]))
-    if config.method not in METHODS:
-        raise UserError(f"{path} is of method={config.method}, which is unknown here")
-    try:
-        check_values(config)
-    except AttributeError as error:  # a field that came later
-        raise UserError(
-            f"{path} was written by another version of the code ({str(error).splitlines()[0]}): "
-            "use that version, or run again with this one"
-        ) from None
-    text, shift, scale = (
-        files.array(name, "--model") for name in ("text", "audio_shift", "audio_scale")
-    )
-    classes, kinds = header["classes"], header["kinds"]
-    if not len(classes) == len(kinds) == len(text):
-        raise UserError(
-            f"{path} has {len(classes)} classes, {len(kinds)} kinds {sorted(set(kinds))} and "
-            f"{len(text)} text vectors: write the model again"
-        )
-    is_base = np.array([kind == BASE for kind in kinds])
-    return Info(config, tuple(classes), is_base, text, shift, scale, int(header["video_dim"]))
-
-
-def abstract_vars(info: Info, lengths: Lengths) -> Vars:
-    """Names, shapes and types of the variables that the method has for these classes."""
-    init = functools.partial(METHODS[info.config.method].init, info)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(init, abstract_batch(info, lengths), key)

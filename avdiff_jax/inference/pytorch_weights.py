@@ -6,9 +6,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avdiff_jax.cli.choices import fields
+from avdiff_jax.data.training_set import TrainingSet
 from avdiff_jax.data.windows import Lengths
 from avdiff_jax.errors import UserError
-from avdiff_jax.inference.model import BASE, NOVEL, Trained, fitted, flat
+from avdiff_jax.inference.contents import BASE, NOVEL, fit_variables, flat
+from avdiff_jax.inference.model import Trained
 from avdiff_jax.methods.method import Info, Vars, scaling_buffers
 
 # Made by the published code but never used by it.
@@ -177,7 +179,10 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-def trained(path, state, info: Info, seconds, lengths: Lengths, gamma: float) -> Trained:
+def trained(
+    path, state, info: Info, seconds, lengths: Lengths, gamma: float,
+    trained_on: TrainingSet | None = None,
+) -> Trained:
     """A published state as a model for the classes of `info`, in the order of its outputs.
 
     Args:
@@ -188,8 +193,9 @@ def trained(path, state, info: Info, seconds, lengths: Lengths, gamma: float) ->
       UserError: weights that are missing, left over, or of other sizes than the configuration's.
     """
     buffers = {**scaling_buffers(info), "condition": np.asarray(info.text)}
-    vars = fitted(path, info, lengths, flat(variables(state, buffers)))
+    vars = fit_variables(path, info, lengths, flat(variables(state, buffers)))
     return Trained(
         info=info, kinds=tuple(BASE if base else NOVEL for base in info.is_base), vars=vars,
         gamma=gamma, temperature=None, seconds=seconds, lengths=lengths, epochs=0, cuts=(),
+        trained_on=trained_on,
     )

@@ -35,7 +35,7 @@ def draft(path: FilePath) -> Iterator[str]:
         disk is full.
     """
     path = os.fspath(path)
-    with _written_to(path):
+    with written_to(path):
         if _is_stream(path):
             with tempfile.TemporaryDirectory(prefix="avdiff_jax-") as folder:
                 scratch = os.path.join(folder, os.path.basename(path))
@@ -47,7 +47,7 @@ def draft(path: FilePath) -> Iterator[str]:
             raise UserError(f"{path} is a folder: name a file to write")
         target = os.path.realpath(path)
         parent = os.path.dirname(target)
-        with _folder(parent):
+        with make_folder(parent):
             with tempfile.TemporaryDirectory(prefix=".making-", dir=parent) as folder:
                 scratch = os.path.join(folder, "draft-" + os.path.basename(target))
                 yield scratch
@@ -130,8 +130,8 @@ def _is_stream(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _written_to(path: str) -> Iterator[None]:
-    """Turns an OSError into a sentence that names `path`."""
+def written_to(path: FilePath) -> Iterator[None]:
+    """Turns an OSError into a `UserError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -143,9 +143,10 @@ def _written_to(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _folder(path: str) -> Iterator[None]:
+def make_folder(path: FilePath) -> Iterator[None]:
     """Makes a folder with its parents; when the block fails, those that were missing are unmade."""
-    above = itertools.accumulate(itertools.repeat(path), lambda folder, _: os.path.dirname(folder))
+    full = os.path.abspath(path)
+    above = itertools.accumulate(itertools.repeat(full), lambda folder, _: os.path.dirname(folder))
     missing = list(itertools.takewhile(lambda folder: not os.path.exists(folder), above))
     try:
         os.makedirs(path, exist_ok=True)

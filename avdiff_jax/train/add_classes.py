@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax.data import stream
+from avdiff_jax.data.clip_source import ClipSource, of_arrays
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.training_set import extend
 from avdiff_jax.data.windows import ROLES, Limits
 from avdiff_jax.errors import UserError
-from avdiff_jax.inference.model import ADDED, Examples, Trained
+from avdiff_jax.inference.contents import ADDED
+from avdiff_jax.inference.model import Examples, Trained
 from avdiff_jax.methods.method import Info, Vars
 from avdiff_jax.metrics import calibrated, mean_class_accuracy
 from avdiff_jax.runtime import devices
@@ -33,6 +36,31 @@ def add_classes(
     text: Mapping[str, np.ndarray] | None = None,
     ids: Sequence[str] | None = None,
     seed: int = 0,
+    **how,
+) -> Trained:
+    """Returns a model that knows more classes, of which clips are given as arrays.
+
+    Args:
+      audio, video: n arrays each, as for `Trained.scores`; `how` is as there.
+      ids: of the clips; default: class and number.
+      model, names, text, seed: as for `learn_classes`.
+
+    Raises:
+      UserError: a model or arrays that this cannot be done with.
+    """
+    if len(names) != len(audio):
+        raise UserError(f"{len(names)} class names for {len(audio)} clips: give one a clip")
+    if ids is None:
+        ids = [f"{name}/{i}" for i, name in enumerate(names)]
+    return learn_classes(model, of_arrays(audio, video, ids, **how), names, text, seed)
+
+
+def learn_classes(
+    model: Trained,
+    source: ClipSource,
+    names: Sequence[str] | np.ndarray,
+    text: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
 ) -> Trained:
     """Returns a model that knows more classes.
 
@@ -41,34 +69,29 @@ def add_classes(
 
     Args:
       model: with its examples; stays as it is.
-      audio, video: n arrays each, as for `Trained.scores`.
+      source: the clips to learn from.
       names: the class of each clip; none is known to the model.
       text: vectors [Dt] by class; a class without one is conditioned by `derive_text`.
-      ids: of the clips, to tell later which ones were trained on; default: class and number.
 
     Raises:
-      UserError: a model or arrays that this cannot be done with.
+      UserError: a model or clips that this cannot be done with.
     """
     check_request(model, names, text)
-    if len(names) != len(audio):
-        raise UserError(f"{len(names)} class names for {len(audio)} clips: give one a clip")
-    new = sorted(set(names))
-    if ids is None:
-        ids = [f"{name}/{i}" for i, name in enumerate(names)]
-    clips = list(stream.of_arrays(audio, video, ids))
+    new = sorted(set(map(str, names)))
     labels = np.array([len(model.info.classes) + new.index(name) for name in names], np.int32)
-    old, features, grow = model.examples, model.features(clips), model.method.grow
+    old, features, grow = model.examples, model.features(source), model.method.grow
     assert old is not None and grow is not None  # `check_request` has looked
     examples = Examples(
         np.concatenate([old.features, features]), np.concatenate([old.labels, labels]),
-        np.concatenate([old.clips, np.array(ids, str)]),
+        np.concatenate([old.clips, np.array(source.clip_ids, str)]),
     )
     info = extend_info(model.info, new, examples, text or {})
     key = jax.random.fold_in(jax.random.key(info.config.seed), seed)
     k_grow, k_train = jax.random.split(key)
     grown = dataclasses.replace(
         model, info=info, kinds=model.kinds + (ADDED,) * len(new), examples=examples,
-        vars=grow(info, model.vars, lambda: iterate_batches(model, clips, labels), k_grow),
+        trained_on=model.trained_on and extend(model.trained_on, source),
+        vars=grow(info, model.vars, lambda: iterate_batches(model, source, labels), k_grow),
     )
     if model.method.solve:
         solved = model.method.solve(info, grown.vars, examples.features, examples.labels)
@@ -79,11 +102,11 @@ def add_classes(
 
 
 def iterate_batches(
-    model: Trained, clips: Sequence[stream.Features], labels: np.ndarray
+    model: Trained, source: ClipSource, labels: np.ndarray
 ) -> Iterator[Batch]:
     """Yields labelled clips as evaluation batches, cut as in training."""
     first, most = 0, model.info.config.eval.batch
-    for piece in model.pieces(clips):
+    for piece in model.pieces(source):
         of_piece = labels[first : first + len(piece.clip_ids)]
         first += len(piece.clip_ids)
         for _, batch in stream.batches(piece, of_piece, Limits(*model.lengths), most):
@@ -91,7 +114,7 @@ def iterate_batches(
 
 
 def check_request(
-    model: Trained, names: Sequence[str], text: Mapping[str, np.ndarray] | None
+    model: Trained, names: Sequence[str] | np.ndarray, text: Mapping[str, np.ndarray] | None
 ) -> None:
     """Checks that the model can learn these classes. Raises UserError where it cannot."""
     method = model.info.config.method
@@ -191,17 +214,15 @@ def train_on_examples(model: Trained, key: jax.Array, seed: int) -> Vars:
     return jax.tree.map(jnp.asarray, jax.device_get(state.vars))
 
 
-def compare_models(
-    before: Trained, after: Trained, audio: Sequence, video: Sequence, names: Sequence[str]
-) -> str:
+def compare_models(before: Trained, after: Trained, source: ClipSource) -> str:
     """Makes a table of accuracies on held-out clips, in percent, before and after classes were
     added.
 
     Args:
       after: knows the classes of `before` and more.
-      audio, video, names: of clips, as for `add_classes`, of classes that `after` knows.
+      source: labelled clips of classes that `after` knows.
     """
-    labels = np.array([after.info.classes.index(name) for name in names])
+    labels = np.array([after.info.classes.index(str(name)) for name in source.names()], int)
     known = len(before.info.classes)
     new = np.arange(len(after.info.classes)) >= known
     base = after.info.is_base
@@ -212,11 +233,8 @@ def compare_models(
         "new classes, against all few-shot ones": (new, ~base),
         "new classes, against each other": (new, new),
     }
-    old = np.flatnonzero(labels < known).tolist()
-    scores = {
-        before: before.scores([audio[i] for i in old], [video[i] for i in old]),
-        after: after.scores(audio, video),
-    }
+    old = np.flatnonzero(labels < known)
+    scores = {before: before.score_all(source.select(old)), after: after.score_all(source)}
 
     def accuracy(model, members, rivals):
         if model is before and (members & new).any():

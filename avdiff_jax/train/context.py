@@ -1,6 +1,7 @@
 """A stage made ready: whom it trains and measures, and its compiled functions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.cli.alternatives import fill_fields
 from avdiff_jax.data.feed import Feed
+from avdiff_jax.data.fingerprints import fingerprint_clips
 from avdiff_jax.data.splits.stages import Members, Stage, concat_members
 from avdiff_jax.data.store import Store
 from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets
@@ -47,6 +49,11 @@ class StageContext(Scorer):
     embed: Callable | None
     generate: Callable | None
     programs: dict[tuple, Callable] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def base_prints(self) -> np.ndarray:
+        """The fingerprints [n] of the base training clips, which all draws share."""
+        return fingerprint_clips(self.feed.store, self.stage.base.clips)
 
     def uses_cache(self, substage: int) -> bool:
         """Whether a substage trains on features that are computed once: what makes them stands

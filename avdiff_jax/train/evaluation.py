@@ -4,33 +4,32 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from avdiff_jax.data.feed import Feed
+from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits import stages
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.splits.stages import Members, concat_members
-from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import Trained
 from avdiff_jax.io.documents import plain
+from avdiff_jax.io.files import make_folder, written_to
 from avdiff_jax.results import results_json
 from avdiff_jax.runtime import devices
-from avdiff_jax.train.measure import Measurement, aggregate_draws, measure_members
+from avdiff_jax.train.measure import Measurement, aggregate_draws, measure_scores
 from avdiff_jax.train.report import describe_data, write_confusion, write_draw, write_results
-from avdiff_jax.train.scoring import prepare_scorer
 
 
 def evaluate(
-    models: Mapping[int, Trained], store: Store, split: Split | None, folder: Path
+    models: Mapping[int, Trained], source: ClipSource, split: Split | None, folder: Path
 ) -> dict:
     """Measures finished models by draw; writes the files that a run writes about its test.
 
     Args:
-      split: names the test clips of each draw; without one they are all clips of the store but
+      source: labelled clips.
+      split: names the test clips of each draw; without one they are all clips of the source but
         those that a model was trained on.
-      folder: made if missing.
+      folder: made if missing; where nothing could be measured it is not left behind.
 
     Returns:
       the results, as in results.json.
@@ -40,54 +39,51 @@ def evaluate(
     """
     started = time.monotonic()
     tested = {
-        draw: find_test_members(model, store, split, draw) for draw, model in models.items()
+        draw: find_test_members(model, source, split, draw) for draw, model in models.items()
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    measurements = []
-    for draw, model in models.items():
-        measurements.append(measure_model(model, store, tested[draw]))
-        write_draw(folder, draw, model, measurements[-1], store.clip_ids)
+    with written_to(folder), make_folder(folder):
+        measurements = {
+            draw: measure_model(model, source, tested[draw]) for draw, model in models.items()
+        }
+    for draw, measurement in measurements.items():
+        write_draw(folder, draw, models[draw], measurement, source.clip_ids)
     model = [*models.values()][-1]
-    confusion = np.sum([m.confusion for m in measurements], axis=0)
+    confusion = np.sum([m.confusion for m in measurements.values()], axis=0)
     write_confusion(confusion, model.info.classes, folder)
     gamma = {"value": model.gamma, "on": "Val of the run, unless --gamma was given"}
     results = results_json.results_json(
-        test=aggregate_draws(measurements), validation={}, chosen={"gamma": gamma},
+        test=aggregate_draws([*measurements.values()]), validation={}, chosen={"gamma": gamma},
         config=plain(model.info.config.to_dict()), device=devices.describe(),
         timing={"wall_seconds": time.monotonic() - started},
-        data=describe_data(store, model.info, stages.describe_origin(split) if split else None),
+        data=describe_data(source, model.info, stages.describe_origin(split) if split else None),
     )
     write_results(folder, results)
     return results
 
 
-def measure_model(model: Trained, store: Store, members: Members) -> Measurement:
-    """Measures a finished model on clips of a store, at its own calibration value."""
-    config = model.info.config
-    feed = Feed(store, devices.mesh(), config.data.residence)
-    devices.check_divides(config.eval.batch, feed.mesh, "eval.batch")
-    variables = jax.device_put(model.vars, devices.replicated(feed.mesh))
-    scorer = prepare_scorer(model.method, model.info, feed)
-    return measure_members(scorer, variables, members, model.gamma)
+def measure_model(model: Trained, source: ClipSource, members: Members) -> Measurement:
+    """Measures a finished model on clips of a source, at its own calibration value."""
+    order = np.argsort(members.clips)
+    scores = np.zeros((len(order), len(model.info.classes)), np.float32)
+    scores[order] = model.score_all(source.select(members.clips[order]))
+    return measure_scores(scores, members, model.info.is_base, model.gamma)
 
 
 def find_test_members(
-    model: Trained, store: Store, split: Split | None, draw: int
+    model: Trained, source: ClipSource, split: Split | None, draw: int
 ) -> Members:
     """Finds the test clips, labelled as the model numbers its classes.
 
     Raises:
       UserError: the model does not know one of their classes, or they are all of one kind.
     """
+    table = source.labelled()
     if split is None:
         trained_on = model.examples.clips if model.examples else ()
-        clips = np.flatnonzero(~np.isin(store.clip_ids, trained_on))
-        names, labels = store.class_names, store.labels[clips]
+        clips = np.flatnonzero(~np.isin(source.clip_ids, trained_on))
+        names, labels = table.class_names, table.labels[clips]
     else:
-        stage = stages.stage(split, store, 2)
+        stage = stages.stage(split, table, 2)
         clips, labels = concat_members(stage.eval_base, stage.eval_novel[draw])
         names = stage.class_names
     number = {name.casefold(): i for i, name in enumerate(model.info.classes)}
@@ -95,7 +91,7 @@ def find_test_members(
     if unknown := [str(name) for name in used if name.casefold() not in number]:
         raise UserError(
             f"the model does not know {unknown[0]!r} ({len(unknown)} of the {len(used)} classes to "
-            f"test, which {store.path} has): add it with launch/add_class.py, or name another "
+            f"test, which {source.place} has): add it with launch/add_class.py, or name another "
             "store or split"
         )
     labels = np.array([number.get(name.casefold(), -1) for name in names], np.int32)[labels]
@@ -103,6 +99,6 @@ def find_test_members(
     if not 0 < base < len(labels):
         raise UserError(
             f"there are {base} test clips of base and {len(labels) - base} of novel classes in "
-            f"{store.path}, but both kinds are needed: name another store or split"
+            f"{source.place}, but both kinds are needed: name another store or split"
         )
     return Members(clips, labels)

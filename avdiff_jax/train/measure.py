@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax import metrics
+from avdiff_jax.data.fingerprints import fingerprint_clips
 from avdiff_jax.data.splits.stages import Members, concat_members
-from avdiff_jax.inference.model import BASE, NOVEL, Examples, Trained
+from avdiff_jax.data.training_set import TrainingSet, describe
+from avdiff_jax.inference.contents import BASE, NOVEL
+from avdiff_jax.inference.model import Examples, Trained
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.methods.shared.gaussian_head import average_rows
 from avdiff_jax.runtime.hosts import fetch
@@ -45,7 +48,14 @@ def measure_members(
 ) -> Measurement:
     """Measures a model on test clips, with `gamma` as it is given."""
     scores = score_members(scorer, variables, members, batch_members(scorer, members, test=True))
-    is_base, labels = scorer.info.is_base, members.labels
+    return measure_scores(scores, members, scorer.info.is_base, gamma)
+
+
+def measure_scores(
+    scores: np.ndarray, members: Members, is_base: np.ndarray, gamma: float
+) -> Measurement:
+    """Measures the scores [n, C] of test clips, with `gamma` as it is given."""
+    labels = members.labels
     confusion = np.zeros((len(is_base), len(is_base)), int)
     predicted = metrics.calibrated(scores, is_base, gamma).argmax(-1)
     np.add.at(confusion, (labels, predicted), 1)
@@ -124,6 +134,7 @@ def build_model(
         vars=jax.tree.map(jnp.asarray, fetch(outcome.state.vars)), gamma=record.gamma,
         temperature=record.temperature, seconds=context.feed.seconds, lengths=context.lengths,
         epochs=chosen.epochs, cuts=chosen.cuts,
+        trained_on=describe_training(context, draw),
     )
     if not context.method.grow:
         return model
@@ -131,3 +142,10 @@ def build_model(
     features = fetch(fuse_training_clips(context, outcome.state.vars, members))
     clip_ids = context.feed.store.clip_ids[members.clips]
     return dataclasses.replace(model, examples=Examples(features, members.labels, clip_ids))
+
+
+def describe_training(context: StageContext, draw: int) -> TrainingSet:
+    """Describes what the model of a draw is trained on."""
+    store, novel = context.feed.store, context.stage.novel[draw]
+    prints = np.append(context.base_prints, fingerprint_clips(store, novel.clips))
+    return describe(store, concat_members(context.stage.base, novel).clips, prints)

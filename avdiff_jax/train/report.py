@@ -10,6 +10,7 @@ import numpy as np
 from avdiff_jax import metrics
 from avdiff_jax.cli.alternatives import fill_fields
 from avdiff_jax.cli.choices import AUTO
+from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits.stages import SplitOrigin, concat_members
 from avdiff_jax.data.store import Store
 from avdiff_jax.inference.model import Trained, model_file
@@ -154,13 +155,10 @@ def collect_results(
     )
 
 
-def describe_data(store: Store, info: Info, origin: SplitOrigin | None) -> dict:
+def describe_data(data: Store | ClipSource, info: Info, origin: SplitOrigin | None) -> dict:
     """Says what was measured on, `results_json.Data`."""
-    data = {
-        "store": store.name, "classes": len(info.classes),
-        "made_up": store.provenance.get("command") == "synthesize",
-    }
-    return data | ({"split": origin._asdict()} if origin else {})
+    said = {"store": data.name, "classes": len(info.classes), "made_up": data.made_up}
+    return said | ({"split": origin._asdict()} if origin else {})
 
 
 # --- files ---------------------------------------------------------------------------------------

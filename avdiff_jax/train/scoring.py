@@ -56,14 +56,6 @@ class EvaluationBatches:
         return list(self.feed.measured(self.buckets))
 
 
-def prepare_scorer(method: Method, info: Info, feed: Feed) -> Scorer:
-    """Compiles what scores clips; a function that is never called is never compiled."""
-    return Scorer(
-        method, info, feed,
-        fuse=compile_fusing(method, info, feed), judge=compile_judging(method, info, feed.mesh),
-    )
-
-
 def compile_fusing(method: Method, info: Info, feed: Feed) -> Callable:
     """Compiles `fuse(variables, data, inputs, lengths)`: the features of a batch in evaluation
     mode, [B, ...]."""

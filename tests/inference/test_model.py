@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avdiff_jax.data import stream
+from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference import model as models
@@ -29,7 +30,7 @@ def model(finished):
 
 def clips_of(store, ids):
     where = {str(clip): i for i, clip in enumerate(store.clip_ids)}
-    found = list(stream.of_store(store, [where[str(clip)] for clip in ids]))
+    found = list(of_store(store, [where[str(clip)] for clip in ids]))
     return [clip.audio for clip in found], [clip.video for clip in found]
 
 
@@ -50,12 +51,12 @@ def test_scores_are_those_of_the_run(finished, model, store):
 
 def test_pieces_do_not_matter(model, store, monkeypatch):
     """Clips that come in other pieces are scored alike and in order."""
-    clips = list(stream.of_store(store))[::-1]
+    clips = of_store(store)
     whole = list(model.scored(clips))
     monkeypatch.setattr(stream, "PIECE_BATCHES", 1)
     parts = list(model.scored(clips))
     assert len(whole) == 1 and len(parts) > 5
-    assert [i for ids, _ in parts for i in ids] == whole[0][0] == [c.clip_id for c in clips]
+    assert [i for ids, _ in parts for i in ids] == whole[0][0] == clips.clip_ids.tolist()
     np.testing.assert_allclose(np.concatenate([s for _, s in parts]), whole[0][1], atol=1e-6)
 
 
@@ -159,7 +160,7 @@ def test_arrays_that_do_not_fit(model, audio, video, complaint):
 
 
 def test_a_clip_may_lack_a_modality(model):
-    scores = model.scores([None, np.ones((3, 8))], [np.ones((2, 12)), None])
+    scores = model.scores([None, np.full((3, 8), 128)], [np.ones((2, 12)), None])
     assert scores.shape == (2, 12) and np.isfinite(scores).all()
     assert model.scores([], []).shape == (0, 12)
 

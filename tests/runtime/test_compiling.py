@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from avdiff_jax.data import stream
+from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
 from avdiff_jax.inference.export import scoring_function
-from avdiff_jax.inference.model import BASE, NOVEL, Examples, Trained
+from avdiff_jax.inference.contents import BASE, NOVEL
+from avdiff_jax.inference.model import Examples, Trained
 from avdiff_jax.methods import linear
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import PRECISIONS, compile_function, product_precision
@@ -84,7 +85,7 @@ def trained(config) -> tuple[Trained, list]:
         gamma=0.0, temperature=None, seconds=b.feed.seconds, lengths=b.lengths, epochs=1, cuts=(),
         examples=Examples(features, members.labels, store.clip_ids[members.clips]),
     )
-    return model, list(stream.of_store(store, range(3)))
+    return model, list(of_store(store, range(3)))
 
 
 def only(found: collections.Counter) -> bool:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax.data import stream, synthetic
+from avdiff_jax.data import synthetic
+from avdiff_jax.data.clip_source import of_arrays, of_store
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference import model as models
@@ -37,7 +38,7 @@ def new_clips(tmp_path_factory):
     def part(first, last):
         # Three that differ in sound or in sight.
         rows = [i for n in (0, 3, 6) for i in np.flatnonzero(store.labels == n)[first:last]]
-        clips = list(stream.of_store(store, rows))
+        clips = list(of_store(store, rows))
         names = [f"new {store.class_names[store.labels[i]]}" for i in rows]
         return [c.audio for c in clips], [c.video for c in clips], names
 
@@ -185,12 +186,14 @@ def test_refusals(model, new_clips):
 
 def test_comparison(model, bigger, new_clips):
     store = open_store(tiny.world()[0])
-    old = list(stream.of_store(store))
+    old = list(of_store(store))
     audio = [c.audio for c in old] + new_clips[1][0]
     video = [c.video for c in old] + new_clips[1][1]
     names = [store.class_names[n] for n in store.labels] + new_clips[1][2]
+    known, labels = np.unique(names, return_inverse=True)
+    source = of_arrays(audio, video, class_names=tuple(known), labels=labels)
     cells = [line[40:].split() for line in
-             adding.compare_models(model, bigger, audio, video, names).splitlines()[1:]]
+             adding.compare_models(model, bigger, source).splitlines()[1:]]
     kinds = dict(zip(model.info.classes, model.kinds, strict=True))
     base = sum(kinds[name] == "base" for name in names[: len(store)])
     assert [int(row[0]) for row in cells] == [base, len(store) - base, 24, 24, 24]

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from avdiff_jax.data import stream, synthetic
+from avdiff_jax.data import synthetic
+from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.store import open_store
 from avdiff_jax.inference.model import load
 from avdiff_jax.train import protocol
@@ -86,7 +87,7 @@ def test_classes_are_added_exactly(run, tmp_path):
 
     def clips(number):
         rows = np.flatnonzero(store.labels == number)[:3]
-        members = list(stream.of_store(store, rows))
+        members = list(of_store(store, rows))
         return [c.audio for c in members], [c.video for c in members], [f"new {number}"] * 3
 
     def add(model, numbers):

@@ -6,7 +6,7 @@ executed.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -101,34 +101,72 @@ def _npz_labels(files: NpzFiles, key: str) -> np.ndarray:
     return labels
 
 
-def npz_features(
-    paths: Sequence[FilePath], audio_key: str | None, video_key: str | None, id_key: str | None
-):
-    """Clips without labels from .npz files, with keys as for `read_npz`.
+class NpzKeys(NamedTuple):
+    """Keys of arrays in .npz files, each as `read_npz` takes it; None where there is no such."""
 
-    Returns ([n] clip ids, {modality: iterator over [T, D] arrays}). Raises UserError.
+    audio: str | None = None
+    video: str | None = None
+    ids: str | None = None
+    labels: str | None = None
+    classes: str | None = None
+    groups: str | None = None
+
+
+class NpzClips(NamedTuple):
+    """The clips in .npz files: what is known without their features, and how to read these.
+
+    features: opens an iterator over [T, D] arrays for each modality that there is.
     """
+
+    clip_ids: list[str]
+    labels: list[int] | None
+    class_names: list[str]
+    groups: list[str] | None
+    features: Callable[[], Mapping[str, Iterator[np.ndarray]]]
+
+
+def npz_features(paths: Sequence[FilePath], keys: NpzKeys) -> NpzClips:
+    """Lists the clips in .npz files, whether or not they have classes. Raises UserError."""
     files = NpzFiles(paths)
-    keys = {"audio": audio_key, "video": video_key}
-    name, key = next(((name, key) for name, key in keys.items() if key), (None, None))
+    features = {"audio": keys.audio, "video": keys.video}
+    name, key = next(((name, key) for name, key in features.items() if key), (None, None))
     flag = f"--{name}-key"
     n = 0 if key is None else len(np.atleast_1d(files.array(_offsets_key(key), flag))) - 1
-    pieces = _npz_pieces(files, keys, n)
-    return _column(files, id_key, n, "--id-key", files.named) or _number_clips(n), pieces
+    _npz_streams(files, features, n)  # looks at keys and offsets
+    ids = _column(files, keys.ids, n, "--id-key", files.named) or _number_clips(n)
+    labels, class_names = None, []
+    if keys.labels:
+        values = _npz_labels(files, keys.labels)
+        if len(values) != n:
+            raise UserError(f"{files.named} [{keys.labels}] has {len(values)} labels for {n} "
+                            "clips: change --label-key")
+        class_names, labels = _npz_classes(
+            files, values, keys.labels, keys.classes, ids, files.named
+        )
+    groups = _column(files, keys.groups, n, "--group-key", files.named)
+    return NpzClips(
+        ids, labels, class_names, groups, lambda: _npz_pieces(files, features, n)
+    )
 
 
 def _number_clips(n: int):
     return [f"clip{number:0{len(str(n - 1))}d}" for number in range(n)]
 
 
-def _npz_pieces(files: NpzFiles, keys: Mapping[str, str | None], n: int):
-    """Modality -> iterator over the [T, D] pieces of n clips, for the modalities with a key."""
+def _npz_streams(files: NpzFiles, keys: Mapping[str, str | None], n: int):
+    """Modality -> (key of the values, offsets), for the modalities with a key."""
     streams = {
         modality: _npz_stream(files, key, n, f"--{modality}-key", files.named)
         for modality, key in keys.items() if key is not None
     }
     if not streams:
         raise UserError(f"{files.named} needs features: give --audio-key or --video-key")
+    return streams
+
+
+def _npz_pieces(files: NpzFiles, keys: Mapping[str, str | None], n: int):
+    """Modality -> iterator over the [T, D] pieces of n clips, for the modalities with a key."""
+    streams = _npz_streams(files, keys, n)
     return {modality: files.rows(*stream) for modality, stream in streams.items()}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from avdiff_jax.data.splits.dealing import Need, deal_groups, list_needs
 from avdiff_jax.data.splits.sampling import check_request, cut, draw, pick, rng, with_shots
-from avdiff_jax.data.splits.sets import DRAWS, KINDS, Clips, examples
+from avdiff_jax.data.splits.sets import DRAWS, KINDS, Clips, Labelled, examples
 from avdiff_jax.data.splits.split_file import Split, finish
 from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
@@ -102,7 +102,7 @@ def make_split(
     )
 
 
-def clips_by_class(store: Store) -> Clips:
+def clips_by_class(store: Labelled) -> Clips:
     """The clip ids of each class of a store that has any."""
     clips: Clips = {}
     for clip, label in zip(store.clip_ids, store.labels, strict=True):

@@ -3,11 +3,13 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits import sampling
 from avdiff_jax.data.splits.from_store import clips_by_class
-from avdiff_jax.data.splits.sets import Clips
+from avdiff_jax.data.splits.sets import Clips, examples
 from avdiff_jax.data.splits.split_file import Split
-from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
 
 
@@ -18,8 +20,10 @@ class NewClasses(NamedTuple):
     held_out: Clips
 
 
-def find_new(store: Store, known: Collection[str], only: Sequence[str] | None = None) -> Clips:
-    """The clips of a store by class, for the classes that a model does not know.
+def find_new(
+    source: ClipSource, known: Collection[str], only: Sequence[str] | None = None
+) -> Clips:
+    """The clips of a source by class, for the classes that a model does not know.
 
     Args:
       known: classes of the model.
@@ -28,26 +32,27 @@ def find_new(store: Store, known: Collection[str], only: Sequence[str] | None = 
     Raises:
       UserError: there are none, or one of `only` is known already or has no clip.
     """
-    fresh = {name: ids for name, ids in clips_by_class(store).items() if name not in known}
+    clips = clips_by_class(source.labelled())
+    fresh = {name: ids for name, ids in clips.items() if name not in known}
     for name in only or ():
         if name not in fresh:
             why = "the model knows it already" if name in known else (
-                f"{store.path} has no clip of it")
+                f"{source.place} has no clip of it")
             raise UserError(f"--classes names {name!r}, but {why}: leave it out")
     if not fresh:
-        raise UserError(f"the model knows all {len(store.class_names)} classes of {store.path}: "
-                        "name a store with clips of new ones")
+        raise UserError(f"the model knows all {len({*source.names()})} classes of {source.place}: "
+                        "name a source with clips of new ones")
     return {name: fresh[name] for name in only} if only else fresh
 
 
 def draw_shots(
-    store: Store, known: Collection[str], fresh: Clips, shots: int | None, seed: int
+    source: ClipSource, known: Collection[str], fresh: Clips, shots: int | None, seed: int
 ) -> NewClasses:
     """So many clips of each new class to learn from (all if None), and what is left over."""
     learnt = sampling.draw(fresh, shots, seed, 0) if shots else fresh
     held_out = {
         name: sorted({*ids} - {*learnt.get(name, ())})
-        for name, ids in clips_by_class(store).items() if name in known or name in fresh
+        for name, ids in clips_by_class(source.labelled()).items() if name in known or name in fresh
     }
     return NewClasses(learnt, held_out)
 
@@ -71,3 +76,16 @@ def take_from_split(
     return NewClasses(
         learnt, {name: ids for name, ids in tested.items() if name in known or name in fresh}
     )
+
+
+def select(source: ClipSource, by_class: Clips) -> ClipSource:
+    """The clips of a source that are listed by their ids.
+
+    Raises:
+      UserError: the source lacks one.
+    """
+    wanted = {clip for ids in by_class.values() for clip in ids}
+    if lost := wanted - {*map(str, source.clip_ids)}:
+        raise UserError(f"{source.place} lacks {len(lost)} of {len(wanted)} clips "
+                        f"({examples(lost)}): use the clips that the split was made for")
+    return source.select(np.flatnonzero(np.isin(source.clip_ids, [*wanted])))

@@ -9,7 +9,9 @@ Source: Section 3.2, Table 1.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 DRAWS = 3
 KINDS: tuple[str, ...] = ("base1", "novel1", "novel2")
@@ -29,6 +31,22 @@ HOLDS = {
 SHOTS = ("train1_novel", "train2_novel")
 
 Clips = dict[str, list[str]]  # class name -> clip ids
+
+
+class Labelled(Protocol):
+    """What a store and a source of clips say of their clips beside features."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def clip_ids(self) -> np.ndarray: ...  # [n] str
+
+    @property
+    def labels(self) -> np.ndarray: ...  # [n] int32, index into class_names
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
 
 class Part(NamedTuple):

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from avdiff_jax.data.splits.sampling import rng
-from avdiff_jax.data.splits.sets import KINDS, STAGE_1, Clips, examples
+from avdiff_jax.data.splits.sets import KINDS, STAGE_1, Clips, Labelled, examples
 from avdiff_jax.data.splits.split_file import Split
-from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
 
 # --- for training --------------------------------------------------------------------------------
@@ -52,7 +51,7 @@ class Stage(NamedTuple):
     origin: SplitOrigin | None = None
 
 
-def stage(split: Split, store: Store, number: int) -> Stage:
+def stage(split: Split, store: Labelled, number: int) -> Stage:
     """What stage 1 or 2 trains and evaluates on.
 
     Labels come from the split and are checked against those of the store. Base classes of stage 2
