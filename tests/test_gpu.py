@@ -17,8 +17,8 @@ from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
-from avdiff_jax.inference.export import scoring_function
 from avdiff_jax.inference.contents import BASE, NOVEL
+from avdiff_jax.inference.export import scoring_function
 from avdiff_jax.inference.model import Trained
 from avdiff_jax.methods import METHODS, method
 from avdiff_jax.runtime import devices

@@ -13,8 +13,8 @@ from jax import lax
 from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
-from avdiff_jax.inference.export import scoring_function
 from avdiff_jax.inference.contents import BASE, NOVEL
+from avdiff_jax.inference.export import scoring_function
 from avdiff_jax.inference.model import Examples, Trained
 from avdiff_jax.methods import linear
 from avdiff_jax.runtime import devices
