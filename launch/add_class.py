@@ -82,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_sentence():
         args = parser().parse_args(argv)
         check_flags(args)
-        model, source = models.load(args.model, args.draw), open_source(args)
+        model = models.load(args.model, args.draw)
         devices.configure()
+        source = open_source(args, model)
         learnt, held_out = choose_clips(args, model.info.classes, source)
         text = choose_text(args, source)
         started = time.monotonic()

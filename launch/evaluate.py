@@ -19,8 +19,6 @@ sys.path.insert(0, str(ROOT))
 import dataclasses
 from argparse import Namespace
 
-from ml_collections import ConfigDict
-
 from avdiff_jax.cli.flags import Parser, check_outputs
 from avdiff_jax.data import clip_source, of_config
 from avdiff_jax.data.clip_source import ClipSource
@@ -59,14 +57,14 @@ def models(args) -> dict[int, Trained]:
     return loaded
 
 
-def data(args: Namespace, config: ConfigDict) -> tuple[ClipSource, split_file.Split | None]:
+def data(args: Namespace, model: Trained) -> tuple[ClipSource, split_file.Split | None]:
     """The clips and the split to measure on: those of the flags, or the run's own."""
-    if args.store or args.npz or args.manifest:
-        return open_source(args), split_file.load(args.split) if args.split else None
+    if args.clips or args.store or args.npz or args.manifest:
+        return open_source(args, model), split_file.load(args.split) if args.split else None
     if args.split or not pathlib.Path(args.model).is_dir():
-        raise UserError("name the test clips with --store, --npz or --manifest too: only a "
-                        "workdir has its own")
-    store, split = of_config.open_data(config, pathlib.Path(args.model))
+        raise UserError("name the test clips with --clips, --store, --npz or --manifest too: "
+                        "only a workdir has its own")
+    store, split = of_config.open_data(model.info.config, pathlib.Path(args.model))
     return clip_source.of_store(store), split
 
 
@@ -76,9 +74,8 @@ def main(argv=None):
         args = parser().parse_args(argv)
         check_outputs(args, pathlib.Path(args.out, "results.json"))
         loaded = models(args)
-        config = next(iter(loaded.values())).info.config
         devices.configure()
-        source, split = data(args, config)
+        source, split = data(args, next(iter(loaded.values())))
         outcome = evaluation.evaluate(loaded, source, split, pathlib.Path(args.out))
         print(f"{run_table.plain(outcome)}\nwritten to {args.out}")
 

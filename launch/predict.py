@@ -47,7 +47,7 @@ def main(argv=None):
         if not 1 <= args.top <= len(model.info.classes):
             raise UserError(f"--top={args.top} must lie in 1..{len(model.info.classes)}, the "
                             "number of classes")
-        source = open_source(args)
+        source = open_source(args, model)
         if model.temperature is None:
             note("the model was not calibrated on validation clips, so its probabilities are its "
                  "scores after gamma, scaled to sum to 1")

@@ -31,6 +31,8 @@ class Parser(argparse.ArgumentParser):
         """The flags that name clips and say how a model is to take them, as
         `inference.sources.open_source` reads them."""
         source = self.add_mutually_exclusive_group(required=required)
+        source.add_argument("--clips", metavar="FOLDER|CSV",
+                            help="video files, or .npy files as launch/fit.py takes them")
         source.add_argument("--store", metavar="FILE.h5", help="a store")
         source.add_argument("--npz", action="append", metavar="FILE",
                             help="flat arrays; may repeat")
@@ -44,6 +46,11 @@ class Parser(argparse.ArgumentParser):
                           help="npz: class number (from 0) or name of each clip")
         self.add_argument("--class-key", metavar="KEY", help="npz: class names")
         self.add_argument("--group-key", metavar="KEY", help="npz: group of each clip")
+        for modality in ("audio", "video"):
+            self.add_argument(f"--{modality}-weights", metavar="FILE",
+                              help="clips: weights, or ONNX model, of the encoder that the model "
+                                   f"was trained on, where it needs a file for {modality}")
+        self.add_argument("--audio-pca", metavar="FILE.npz", help="clips: of vggish")
         for modality in ("audio", "video"):
             self.add_argument(f"--{modality}-seconds", type=float, metavar="S",
                               help=f"npz, manifest: seconds per {modality} token; default: those "

@@ -12,10 +12,11 @@ import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from avdiff_jax.data.importers.npy_folder import list_folder
 from avdiff_jax.data.importers.npz_manifest import NpzKeys, npz_features
 from avdiff_jax.data.rates import Seconds
 from avdiff_jax.data.splits.sets import Labelled
@@ -105,7 +106,8 @@ class ClipSource:
 def of_arrays(
     audio: Sequence, video: Sequence, ids: Sequence[str] | None = None, **known
 ) -> ClipSource:
-    """Clips from lists of arrays of equal length; ids default to their numbers.
+    """Clips from lists of arrays of equal length; ids default to their numbers. An array that is
+    no list of them is a single clip, an array of [features] a single token.
 
     Args:
       known: fields of `ClipSource`.
@@ -113,6 +115,7 @@ def of_arrays(
     Raises:
       UserError: lists of different lengths.
     """
+    audio, video = _list_clips(audio, video)
     if len(audio) != len(video) or len(audio) != len(ids if ids is not None else audio):
         raise UserError(
             f"{len(audio)} audio and {len(video)} video arrays"
@@ -123,9 +126,22 @@ def of_arrays(
 
     def read(rows: np.ndarray | None):
         for i in range(len(names)) if rows is None else rows:
-            yield Features(names[i], audio[i], video[i])
+            yield Features(names[i], _tokens(audio[i]), _tokens(video[i]))
 
     return ClipSource("the list of arrays", "arrays", read, np.array(names, str), **known)
+
+
+def _list_clips(audio: Any, video: Any) -> tuple[Sequence, Sequence]:
+    """A single clip as lists of one; None for a modality that all clips lack."""
+    given = next((part for part in (audio, video) if part is not None), ())
+    if isinstance(given, np.ndarray) and given.ndim <= 2 and given.dtype != object:
+        return [audio], [video]
+    return tuple([None] * len(given) if part is None else part for part in (audio, video))
+
+
+def _tokens(values: Any) -> Any:
+    """[features] as [1, features]; all else as it is, for a model to refuse."""
+    return np.asarray(values)[None] if np.ndim(values) == 1 else values
 
 
 def of_store(store: Store, rows: Iterable[int] | None = None) -> ClipSource:
@@ -209,6 +225,32 @@ def of_manifest(path: FilePath, seconds: Seconds = UNKNOWN) -> ClipSource:
         os.fspath(path), pathlib.Path(path).stem, read, np.array(ids, str), seconds,
         labels.astype(np.int32) if labelled else None, tuple(map(str, class_names)),
         np.array(groups) if any(groups) else None,
+    )
+
+
+def of_folder(root: FilePath, seconds: Seconds = UNKNOWN) -> ClipSource:
+    """The clips of class/clip.audio.npy and class/clip.video.npy in a folder, or of such files
+    without classes.
+
+    Raises:
+      UserError: there are none, or (from `read`) a file is no array.
+    """
+    files = list_folder(root)
+    pairs, of_clips = list(files), list(files.values())
+    names, ids = ([pair[part] for pair in pairs] for part in (0, 1))
+    if all(names):
+        ids = [f"{name}/{clip}" for name, clip in pairs]
+
+    def read(rows: np.ndarray | None):
+        for i in range(len(ids)) if rows is None else rows:
+            arrays = {modality: read_npy(path) for modality, path in of_clips[i].items()}
+            yield Features(ids[i], *(arrays.get(modality) for modality in VALUE_TYPES))
+
+    class_names, labels = np.unique(names, return_inverse=True)
+    return ClipSource(
+        os.fspath(root), pathlib.Path(root).resolve().name, read, np.array(ids, str), seconds,
+        labels.astype(np.int32) if all(names) else None,
+        tuple(map(str, class_names)) if all(names) else (),
     )
 
 

@@ -85,6 +85,31 @@ def make(
     return encoder
 
 
+def remake(
+    identity: str, modality: str, recipe: Recipe, weight_file: FilePath | None = None,
+    pca_file: FilePath | None = None,
+) -> Encoder | None:
+    """The encoder that made features once, by its identity; the files as of `make`, and the model
+    of an ONNX encoder is its weight file.
+
+    Raises:
+      UserError: as `make`; or what is here is another one.
+    """
+    kind = identity.partition("-")[0]
+    if kind == "onnx":
+        if weight_file is None:
+            raise UserError(f"the {modality} features were made by {identity}: give that model's "
+                            f"file as the {modality} weights")
+        encoder = make(f"onnx:{weight_file}", modality, recipe)
+    else:
+        encoder = make(kind, modality, recipe, weight_file, pca_file)
+    there = encoder.identity if encoder else "none"
+    if there != identity:
+        raise UserError(f"the {modality} features were made by {identity} and would be made by "
+                        f"{there} now: use the weights of then")
+    return encoder
+
+
 def make_vggish(recipe: Recipe, weight_file: FilePath, pca_file: FilePath) -> Encoder:
     """VGGish with rotation and quantisation: [128] uint8 each 0.96 s."""
     params = jax.device_put(weights.load_vggish(weight_file))

@@ -11,7 +11,7 @@ import numpy as np
 
 from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.importers import layouts
-from avdiff_jax.data.importers.npy_folder import list_folder
+from avdiff_jax.data.importers.npy_folder import find_layout, list_folder
 from avdiff_jax.data.importers.text_vectors import class_text
 from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.errors import UserError
@@ -79,11 +79,8 @@ def find_source(
 
 
 def _find_files(path: Path) -> Source:
-    if path.is_dir():
-        if any(path.glob("*/*.npy")):
-            return FeatureFiles("folder", path)
-    elif {"audio", "video"} & {*(text_files.rows(path, "clip list") or [[]])[0]}:
-        return FeatureFiles("manifest", path)
+    if layout := find_layout(path):
+        return FeatureFiles(layout, path)
     collection = open_collection(path)
     if not collection.is_labelled:
         raise UserError(f"the clips of {path} have no classes: lay them as {path.name}/class/"

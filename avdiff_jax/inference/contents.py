@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.cli.upgrade import upgrade
+from avdiff_jax.data.origin import Origin
 from avdiff_jax.data.store import MODALITIES
 from avdiff_jax.data.training_set import TrainingSet
 from avdiff_jax.data.values import Values
@@ -48,6 +49,15 @@ class TrainedOnContent(TypedDict):
     video: ValuesContent
 
 
+class OriginContent(TypedDict):
+    """An `Origin` as JSON."""
+
+    text: str
+    recipe: str
+    audio: str
+    video: str
+
+
 class Header(TypedDict):
     """What a model file says beside its arrays; the fields are those of `Trained`."""
 
@@ -62,6 +72,7 @@ class Header(TypedDict):
     epochs: int
     cuts: list[int]
     trained_on: NotRequired[TrainedOnContent | None]
+    origin: NotRequired[OriginContent | None]
 
 
 HEADER = Document("model header", Header, "write the model again", "avdiff_jax.model", 1)
@@ -194,6 +205,12 @@ def unpack_training_set(
         raise UserError(f"{path} has fingerprints of type {prints.dtype} and groups of type "
                         f"{groups.dtype}: write the model again")
     return TrainingSet((audio, video), prints, groups)
+
+
+def read_origin(header: Header) -> Origin | None:
+    """Reads where features and text came from; None in a file that does not say."""
+    said = header.get("origin")
+    return None if said is None else Origin(**{name: said[name] for name in Origin._fields})
 
 
 def flat(vars: Vars) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ from avdiff_jax.data import clip_source, stream
 from avdiff_jax.data.admission import Usual, admit
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.feed import Batch
+from avdiff_jax.data.origin import Origin
 from avdiff_jax.data.rates import Seconds
 from avdiff_jax.data.training_set import TrainingSet
 from avdiff_jax.data.windows import Lengths, Limits
@@ -56,6 +57,7 @@ class Trained:
     lengths: tokens of a training clip, to which those of added classes are cut too.
     epochs, cuts: of substage 2, and the epochs after which its rate was cut.
     trained_on: tells the training clips from others; None in files of version 0.1.
+    origin: what made the features and the text; None where nobody has said.
     examples: None in a file of parameters alone.
     """
 
@@ -69,6 +71,7 @@ class Trained:
     epochs: int
     cuts: tuple[int, ...]
     trained_on: TrainingSet | None = None
+    origin: Origin | None = None
     examples: Examples | None = None
 
     @property
@@ -88,15 +91,29 @@ class Trained:
         values = self.trained_on.values if self.trained_on else None
         return Usual((len(self.info.audio_shift), self.info.video_dim), self.seconds, values)
 
+    def open(self, path: FilePath) -> ClipSource:
+        """The clips of a folder or list of video files, made into features as those were that the
+        model was trained on.
+
+        Raises:
+          UserError: as `extracted.extract_clips`.
+        """
+        from avdiff_jax.inference.extracted import extract_clips  # decoders are not always wanted
+
+        return extract_clips(path, self.origin)
+
     def scores(
-        self, audio: Sequence, video: Sequence, *, seconds: Seconds = clip_source.UNKNOWN,
-        match_rate: bool = False, accept_values: bool = False,
+        self, audio: Sequence | ClipSource, video: Sequence = (), *,
+        seconds: Seconds = clip_source.UNKNOWN, match_rate: bool = False,
+        accept_values: bool = False,
     ) -> np.ndarray:
         """Scores [n, C] of clips, larger is better, before gamma is subtracted.
 
         Args:
           audio, video: n arrays each, [Ta, Da] and [Tv, Dv], as the training features were before
-            any scaling; None where a clip lacks the modality.
+            any scaling; None where a clip lacks the modality. An array of [features] is a single
+            token, an array of [tokens, features] in the place of a list a single clip. Or clips
+            that `open` gave, alone.
           seconds: per token of audio and of video; None is taken to be the model's.
           match_rate: resample tokens of another rate.
           accept_values: take values that lie far from those of the training clips.
@@ -104,11 +121,15 @@ class Trained:
         Raises:
           UserError: arrays that do not fit the model, named by their position.
         """
+        if isinstance(audio, ClipSource):
+            return self.score_all(audio)
         return self.score_all(clip_source.of_arrays(
             audio, video, seconds=seconds, match_rate=match_rate, accept_values=accept_values
         ))
 
-    def predict(self, audio: Sequence, video: Sequence, top: int = 1, **how):
+    def predict(
+        self, audio: Sequence | ClipSource, video: Sequence = (), top: int = 1, **how
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The likeliest classes of clips: names [n, top] and probabilities [n, top]; `how` is as
         for `scores`."""
         order, probability = self.best(self.scores(audio, video, **how), top)
@@ -197,7 +218,7 @@ class Trained:
             "kinds": self.kinds, "gamma": self.gamma, "temperature": self.temperature,
             "video_dim": self.info.video_dim,
             "seconds": self.seconds, "lengths": self.lengths, "epochs": self.epochs,
-            "cuts": self.cuts,
+            "cuts": self.cuts, "origin": self.origin and self.origin._asdict(),
         }
         arrays = {
             "text": self.info.text, "audio_shift": self.info.audio_shift,
@@ -261,5 +282,6 @@ def load(path: FilePath, draw: int = 0) -> Trained:
         gamma=header["gamma"], temperature=header["temperature"],
         seconds=(header["seconds"][0], header["seconds"][1]), lengths=lengths,
         epochs=header["epochs"], cuts=tuple(header["cuts"]),
-        trained_on=contents.unpack_training_set(path, header, files), examples=examples,
+        trained_on=contents.unpack_training_set(path, header, files),
+        origin=contents.read_origin(header), examples=examples,
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from avdiff_jax import metrics
 from avdiff_jax.data.fingerprints import fingerprint_clips
+from avdiff_jax.data.origin import trace
 from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.data.training_set import TrainingSet, describe
 from avdiff_jax.inference.contents import BASE, NOVEL
@@ -134,7 +135,7 @@ def build_model(
         vars=jax.tree.map(jnp.asarray, fetch(outcome.state.vars)), gamma=record.gamma,
         temperature=record.temperature, seconds=context.feed.seconds, lengths=context.lengths,
         epochs=chosen.epochs, cuts=chosen.cuts,
-        trained_on=describe_training(context, draw),
+        trained_on=describe_training(context, draw), origin=trace(context.feed.store),
     )
     if not context.method.grow:
         return model

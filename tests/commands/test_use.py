@@ -137,7 +137,7 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
                        tiny.world()[0], "--split", tiny.world()[1], "--out", "f")
     assert code == 0 and "gamma = 0.25" in out and out.count("draw ") == 1
     model = models.model_file(workdir, 0)
-    refused("name the test clips with --store, --npz or --manifest too", "evaluate", "--model",
+    refused("name the test clips with --clips, --store, --npz or --manifest too", "evaluate", "--model",
             model, "--out", "g")
     refused("does not exist: name the workdir of a run that has finished", "evaluate", "--model",
             tmp_path, "--out", "g")
