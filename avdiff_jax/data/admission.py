@@ -69,7 +69,8 @@ def _choose_rates(source: ClipSource, usual: Usual) -> list[float | None]:
 def _admitted(
     source: ClipSource, usual: Usual, rates: list[float | None]
 ) -> Iterator[Admitted]:
-    tallies = [Tally(values) for values in usual.values or (None, None)]
+    usual_values = None if source.is_alike else usual.values
+    tallies = [Tally(values) for values in usual_values or (None, None)]
     count = 0
     for count, clip in enumerate(source, 1):
         parts = []
@@ -78,7 +79,7 @@ def _admitted(
             rate = rates[i]
             if rate is not None:
                 values = resample(values, rate, usual.seconds[i])
-            if usual.values is not None:
+            if usual_values is not None:
                 tallies[i].add(values)
             parts.append(values)
         if not any(map(len, parts)):

@@ -52,6 +52,7 @@ class ClipSource:
     made_up: whether no camera or microphone saw any of it.
     match_rate: whether a model resamples tokens of another rate; else it refuses them.
     accept_values: whether a model takes values far from those that it was trained on.
+    is_alike: whether the features are known to be made as those were.
     """
 
     place: str
@@ -66,6 +67,7 @@ class ClipSource:
     made_up: bool = False
     match_rate: bool = False
     accept_values: bool = False
+    is_alike: bool = False
 
     def __len__(self) -> int:
         return len(self.clip_ids)

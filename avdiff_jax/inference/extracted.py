@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avdiff_jax.data import clip_source
-from avdiff_jax.data.class_text import MAX_NAMED, ClassText, lack_text
+from avdiff_jax.data.class_text import ClassText, lack_text, list_names
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.importers import text_encoders
 from avdiff_jax.data.origin import Origin
@@ -51,7 +51,7 @@ def extract_clips(path: FilePath, origin: Origin | None, files: Files | None = N
     done = extract(collection, made, chosen, origin.recipe, text)
     tell_failures(done.outcomes)
     source = clip_source.of_store(open_store(made))
-    source = dataclasses.replace(source, place=str(path))
+    source = dataclasses.replace(source, place=str(path), is_alike=True)
     if collection.is_labelled:
         return source
     return dataclasses.replace(source, labels=None, class_names=(), text={})
@@ -76,9 +76,11 @@ def remake_text(collection: Collection, origin: Origin) -> ClassText:
 
 def tell_failures(outcomes: Mapping[str, Outcome]) -> None:
     """Says which clips gave no features, and why."""
-    failed = {clip: outcome.reason for clip, outcome in outcomes.items() if not outcome.is_kept}
+    failed: dict[str, dict[str, tuple]] = {}
+    for clip, outcome in sorted(outcomes.items()):
+        if not outcome.is_kept:
+            failed.setdefault(outcome.reason, {})[clip] = ()
     if failed:
-        shown = "; ".join(f"{clip!r}: {why}" for clip, why in list(failed.items())[:MAX_NAMED])
-        more = f" and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
-        note(f"{len(failed)} of {len(outcomes)} clips gave no features and are left out: "
-             f"{shown}{more}")
+        reasons = "; ".join(f"{list_names(clips)}: {reason}" for reason, clips in failed.items())
+        note(f"{sum(map(len, failed.values()))} of {len(outcomes)} clips gave no features and are "
+             f"left out: {reasons}")

@@ -137,8 +137,8 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
                        tiny.world()[0], "--split", tiny.world()[1], "--out", "f")
     assert code == 0 and "gamma = 0.25" in out and out.count("draw ") == 1
     model = models.model_file(workdir, 0)
-    refused("name the test clips with --clips, --store, --npz or --manifest too", "evaluate", "--model",
-            model, "--out", "g")
+    refused("name the test clips with --clips, --store, --npz or --manifest too", "evaluate",
+            "--model", model, "--out", "g")
     refused("does not exist: name the workdir of a run that has finished", "evaluate", "--model",
             tmp_path, "--out", "g")
     loaded = models.load(model)
@@ -211,7 +211,7 @@ def test_predict_leaves_nothing_half_written(refused, finished, sources, tmp_pat
     refused("mean nothing without --npz", *words, "--store", tiny.world()[0], "--id-key", "x")
     refused("has no array 'x_offsets'", *words, "--npz", "clips.npz", "--audio-key", "x")
     refused("needs features", *words, "--npz", "clips.npz")
-    refused("one of the arguments --store --npz --manifest is required", *words)
+    refused("one of the arguments --clips --store --npz --manifest is required", *words)
     refused("unrecognized arguments: --tops=3", *words, "--store", "s", "--tops=3")
 
 

@@ -149,7 +149,7 @@ def test_no_such_model(finished, tmp_path):
     [
         ([np.ones((3, 8))], [], "1 audio and 0 video arrays"),
         ([np.ones((3, 9))], [np.ones((2, 12))], r"clip '0' has audio features of shape \(3, 9\)"),
-        ([np.ones(8)], [np.ones((2, 12))], r"of shape \(8,\)"),
+        ([np.ones((1, 3, 8))], [np.ones((2, 12))], r"of shape \(1, 3, 8\)"),
         ([np.ones((3, 8))], [np.full((2, 12), np.nan)], "clip '0' has NaN or infinite video"),
         ([None], [None], "clip '0' has neither audio nor video"),
     ],
