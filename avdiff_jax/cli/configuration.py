@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from avdiff_jax.cli.choices import OF_WORD, fields
+from avdiff_jax.cli.choices import fields
 from avdiff_jax.cli.home import HOME
 from avdiff_jax.cli.upgrade import upgrade
 from avdiff_jax.errors import UserError
@@ -104,17 +104,13 @@ def flat(config: Mapping, prefix: str = "") -> dict[str, object]:
     return out
 
 
-def find_usual(config: Mapping, *more: str) -> dict:
-    """Finds the configuration, nested, that the file of its data set gives for the same shots,
-    method and words, and for `more` words; empty where there is no such file."""
+def find_usual(config: Mapping, *words: str) -> dict:
+    """Finds the configuration, nested, that the file of its data set gives for the same shots and
+    method, and for `words`; `configs/own.py` where there is no such file."""
     file = HOME / "configs" / f"{config['dataset']}.py"
-    if not file.is_file():
-        return {}
-    words = [f"{config['shots']}shot", f"method={config['method']}"]
-    values = flat(config)
-    words += [f"{word}={values[choice.field]}" for word, choice in OF_WORD.items()
-              if values.get(choice.field) in choice.values]
-    return resolve(f"{file}:{','.join([*words, *more])}").to_dict()
+    file = file if file.is_file() else HOME / "configs" / "own.py"
+    of_row = [f"{config['shots']}shot", f"method={config['method']}"]
+    return resolve(f"{file}:{','.join([*of_row, *words])}").to_dict()
 
 
 # Fields that files of earlier code lack, with the values that stand for what it did.

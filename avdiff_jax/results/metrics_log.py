@@ -1,8 +1,8 @@
 """What a run tells while it goes: numbers, pictures and texts, for programs and for TensorBoard.
 
-    WORKDIR/metrics.jsonl    one JSON object a line, the record
-    WORKDIR/tensorboard/     the same for TensorBoard, made from it and made anew at a resume
-    WORKDIR/plots/           the pictures
+    WORKDIR/metrics.jsonl            one JSON object a line, the record
+    WORKDIR/events.out.tfevents.*    the same for TensorBoard, made from it and made anew at a resume
+    WORKDIR/plots/                   the pictures
 
 On several hosts only process 0 writes.
 """
@@ -137,11 +137,13 @@ class Writer:
                 raise ValueError(f"{name} is {value} at {at} ({place}): not a finite number")
         self._write({"at": at, "step": at if step is None else step, **place, **named})
 
-    def image(self, at: int, tag: str, picture: np.ndarray | str | Path) -> None:
+    def image(
+        self, at: int, tag: str, picture: np.ndarray | str | Path, step: int | None = None
+    ) -> None:
         """Shows a picture.
 
         Args:
-          tag: its name in TensorBoard.
+          tag: its name in TensorBoard; pictures of one name and several steps have a slider.
           picture: a PNG file inside the workdir, or RGB uint8 [height, width, 3], which is then
             kept as plots/TAG.png.
         """
@@ -153,22 +155,27 @@ class Writer:
         else:
             path = Path(picture)
         file = path.resolve().relative_to(self.workdir.resolve()).as_posix()
-        self._write({"at": at, "image": tag, "file": file})
+        place = {} if step is None else {"step": step}
+        self._write({"at": at, **place, "image": tag, "file": file})
 
     def text(self, at: int, tag: str, markdown: str) -> None:
         """Shows a text."""
         self._write({"at": at, "text": tag, "markdown": markdown})
 
-    def hparams(self, at: int, config: Mapping, metrics: Mapping[str, float]) -> None:
+    def hparams(
+        self, at: int, config: Mapping, metrics: Mapping[str, float], step: int | None = None
+    ) -> None:
         """Enters the run into TensorBoard's HParams tab; the last call of a run is what counts.
 
         Args:
-          config: the configuration, nested or flat.
-          metrics: the numbers to compare runs by, which become scalars of these names too.
+          config: what to compare runs by, nested or flat.
+          metrics: the numbers to compare, which become scalars of these names too.
+          step: where these stand on TensorBoard's axis; `at` if not given.
         """
         metrics = plain(metrics, "metrics")
         again = self.active and self._has_hparams
-        self._write({"at": at, "hparams": flatten(config), "metrics": metrics})
+        place = {} if step is None else {"step": step}
+        self._write({"at": at, **place, "hparams": flatten(config), "metrics": metrics})
         if again:  # TensorBoard keeps the first that it reads
             self.truncate()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from avdiff_jax.cli.choices import OF_WORD
 from avdiff_jax.cli.configuration import differences, find_usual
+from avdiff_jax.results.results_json import ablation
 
 # Fields that say where and how fast a run computes, or which of equal runs it is.
 FREE = (
@@ -25,16 +26,16 @@ def paper() -> dict:
 
 
 def paper_row(
-    dataset: str, shots: int, method: str, ablation: Mapping[str, str] | None = None
+    dataset: str, shots: int, method: str, departures: Mapping[str, str] | None = None
 ) -> dict | None:
     """The paper's B, N, HM and FSL (percent) for a run, or None where it has none.
 
     Args:
-      ablation: words of choices and their values, such as {"attention": "cross"}; one that is
+      departures: words of choices and their values, such as {"attention": "cross"}; one that is
         left out has the value of the main table.
     """
     numbers = paper()
-    asked = {k: v for k, v in (ablation or {}).items() if k not in OF_WORD or v != OF_WORD[k].usual}
+    asked = {k: v for k, v in (departures or {}).items() if k not in OF_WORD or v != OF_WORD[k].usual}
     if not asked:
         row = numbers["main"].get(dataset, {}).get(str(shots), {}).get(method)
         if row or method != "avgan":
@@ -62,8 +63,9 @@ def describe_departures(results: Mapping) -> str:
     config, (classes, of_paper) = results["config"], count_classes(results)
     parts = ["the features are made up"] if results.get("data", {}).get("made_up") else []
     parts += [f"{classes} classes, not {of_paper}"] if classes != of_paper else []
-    ours = differences(config, find_usual(config))
-    published = differences(config, find_usual(config, "published"))
+    words = [f"{word}={value}" for word, value in ablation(config).items()]
+    ours = differences(config, find_usual(config, *words))
+    published = differences(config, find_usual(config, *words, "published"))
     parts += [
         f"{name} = {value}, not {usual}"
         for name, (value, usual) in ours.items()

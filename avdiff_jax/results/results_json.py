@@ -11,6 +11,7 @@ import jax
 
 import avdiff_jax
 from avdiff_jax.cli.choices import OF_WORD, fields
+from avdiff_jax.cli.configuration import differences, find_usual
 from avdiff_jax.cli.upgrade import upgrade
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import documents
@@ -165,6 +166,15 @@ def read_results(path: str | Path) -> dict:
         if not isinstance(value, str | int | float | None):
             raise UserError(f"results file {path}: config.{name} is {value}: run again")
     return {**results, "config": upgrade(results["config"])}
+
+
+def compared_by(config: Mapping) -> dict[str, Any]:
+    """What HParams compare a run by: data set, method, shots, seed, and every field in which it
+    departs from the file of its data set."""
+    fields = {name: ours for name, (ours, _) in differences(config, find_usual(config)).items()}
+    fields.pop("data.store", None)  # the data set is called after it
+    row = {name: config[name] for name in ("method", "shots", "seed")}
+    return {"data set": dataset(config), **row, **fields}
 
 
 def ablation(config: Mapping) -> dict[str, str]:

@@ -1,7 +1,15 @@
-"""The lines of metrics.jsonl as TensorBoard reads them: one event file in a run's folder."""
+"""The lines of metrics.jsonl as TensorBoard shows them: one event file in a run's folder.
 
+TensorBoard sorts tags by their groups and opens the first two: `loss`, by stages over the steps of
+the whole run, then `test`. Behind them come `training` (accuracy, parts of the loss, rate, speed),
+`val` and the pictures, `views`, with a slider over the draws. Of several draws that are trained one
+after the other, and of what is tried for open fields, curves show the first: metrics.jsonl has all.
+"""
+
+import contextlib
 import itertools
 import os
+import re
 import socket
 import struct
 import time
@@ -22,19 +30,23 @@ class EventFile:
         from tensorboardX.record_writer import RecordWriter
 
         self.workdir = workdir
-        folder = workdir / "tensorboard"
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
+        earlier = workdir / "tensorboard"  # where version 0.1 kept them
+        for folder in (workdir, earlier):
+            for old in folder.glob("events.out.tfevents.*"):
+                old.unlink()
+        with contextlib.suppress(OSError):  # it is not there, or holds something else
+            earlier.rmdir()
         # Two writers may start in the same second.
         place = f"{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        self._file = RecordWriter(str(folder / f"events.out.tfevents.{int(time.time())}.{place}"))
+        self._file = RecordWriter(str(workdir / f"events.out.tfevents.{int(time.time())}.{place}"))
         self._append(wall_time=time.time(), file_version="brain.Event:2")
 
     def show(self, line: Mapping, scalars: Mapping[str, float]) -> None:
         """Appends what a line of metrics.jsonl says; `scalars` are its numbers by name."""
         step = int(line.get("step", line["at"]))
-        for summary in self._summaries(line, scalars):
+        tags = {tag_of(name): value for name, value in scalars.items()}
+        tags.pop(None, None)
+        for summary in self._summaries(line, tags):
             self._append(summary=summary, step=step, wall_time=line["time"])
 
     def flush(self) -> None:
@@ -58,7 +70,7 @@ class EventFile:
         if "image" in line:
             path = self.workdir / line["file"]
             if path.is_file():  # it may have been tidied away since
-                yield _image(line["image"], path.read_bytes())
+                yield _image(f"views/{line['image']}", path.read_bytes())
         elif "text" in line:
             yield summary.text(line["text"], line["markdown"])
         elif "hparams" in line:
@@ -66,6 +78,28 @@ class EventFile:
             scalars = line["metrics"]
         for name, value in scalars.items():
             yield summary.scalar(name, value)
+
+
+# A number of a phase of training: the first of the draws and of what is tried, or all side by side.
+SHOWN_PHASE = re.compile(r"(stage\d)-substage\d(?:-draw0|-draws|-trial1)?/(.*)")
+HIDDEN = re.compile(r"stage\d-substage\d-|draw\d+/")  # other draws and trials
+
+
+def tag_of(name: str) -> str | None:
+    """What TensorBoard calls a number of metrics.jsonl; None for one that it does not show."""
+    of_phase = SHOWN_PHASE.fullmatch(name)
+    if not of_phase:
+        return None if HIDDEN.match(name) else name
+    stage, number = of_phase.groups()
+    if number == "score":  # it is val/B or val/HM
+        return None
+    if number.startswith("val/"):
+        return number
+    *of, metric = number.split("/")  # role and player, if any
+    of = [part for part in of if part != "main"]
+    if metric == "loss":
+        return f"loss/{'_'.join([stage, *of])}"
+    return f"training/{'_'.join([metric, *of])}"
 
 
 def _image(tag: str, png: bytes):

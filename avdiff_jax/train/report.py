@@ -37,11 +37,12 @@ from avdiff_jax.train.substage import Outcome, Services
 @dataclasses.dataclass(frozen=True, eq=False)
 class Destination:
     """Where a run tells of its test: files in a folder, and lines of its curves that stand at one
-    place, behind all epochs."""
+    place, behind all epochs and their steps."""
 
     folder: Path
     writer: Writer
     line: int
+    step: int
 
 
 def report(
@@ -63,8 +64,9 @@ def report(
     """
     outcomes = list(outcomes)
     # Beyond what checkpoints vouch for: a later evaluation writes these lines anew.
-    line = outcomes[-1][1].record.run_epochs + 1
-    writer, to = services.writer, Destination(folder, services.writer, line)
+    run_epochs = outcomes[-1][1].record.run_epochs
+    line, step = run_epochs + 1, run_epochs * context.info.config.train.batches
+    writer, to = services.writer, Destination(folder, services.writer, line, step)
     measurements, generators, seconds = [], [], {}
     for draw, outcome in outcomes:
         services.stop.check()
@@ -74,12 +76,13 @@ def report(
             generators.append(report_generator(context, draw, outcome, to))
     confusion = np.sum([m.confusion for m in measurements], axis=0)
     write_confusion(confusion, context.info.classes, folder)
-    writer.image(line, "confusion", folder / "plots" / "confusion.png")
+    writer.image(line, "confusion", folder / "plots" / "confusion.png", step)
     timing = {"wall_seconds": time.monotonic() - started, **seconds}
     together = all(outcome.together for _, outcome in outcomes)
     results = collect_results(context, record, measurements, generators, timing, together)
-    means = {f"test/{k}": results["test"]["mean"][k] for k in results_json.NUMBERS}
-    writer.hparams(line, context.info.config.to_dict(), means)
+    means = {f"test/{name}": value for name, value in results["test"]["mean"].items()}
+    writer.scalars(line, {name: means.pop(name) for name in ("test/B", "test/N")}, step=step)
+    writer.hparams(line, results_json.compared_by(results["config"]), means, step)
     table = write_results(folder, results)
     writer.text(line, "results", table)
     return results
@@ -93,13 +96,13 @@ def report_draw(
     members = concat_members(stage.eval_base, stage.eval_novel[draw])
     measurement = measure_members(context, outcome.state.vars, members, record.gamma)
     numbers = {f"test/{name}": value for name, value in measurement.numbers().items()}
-    to.writer.scalars(to.line, numbers, f"draw{draw}", draw=draw)
+    to.writer.scalars(to.line, numbers, f"draw{draw}", step=to.step, draw=draw)
     model = build_model(context, outcome, draw, record)
     model.save(model_file(folder, draw))
     write_draw(folder, draw, model, measurement, context.feed.store.clip_ids)
     for kind in ("curve", "reliability"):
         file = folder / "plots" / f"{kind}-draw{draw}.png"
-        to.writer.image(to.line, f"{kind}/draw{draw}", file)
+        to.writer.image(to.line, kind, file, step=draw)
     return measurement
 
 
@@ -112,7 +115,7 @@ def report_generator(
     plots.features_plot(
         quality.real, quality.real_labels, quality.synthetic, quality.synthetic_labels, file
     )
-    to.writer.image(to.line, f"features/draw{draw}", file)
+    to.writer.image(to.line, "features", file, step=draw)
     return quality.report
 
 

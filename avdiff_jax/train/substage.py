@@ -237,7 +237,10 @@ class SubstageRun:
         )
         phase, numbers = self.setting.phase, {k: float(v) for k, v in values.items()}
         place = dict(stage=phase.stage, substage=phase.substage, draw=phase.draw, epoch=epoch)
-        self.services.writer.scalars(self.record.run_epochs, numbers, phase.name, **place)
+        steps = self.record.run_epochs * self.config.batches
+        self.services.writer.scalars(
+            self.record.run_epochs, numbers, phase.name, step=steps, **place
+        )
         self.services.writer.flush()
         if self.record.finished or self.is_due(EPOCH_SAVE_SECONDS):
             self.save(state)

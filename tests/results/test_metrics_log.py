@@ -13,6 +13,7 @@ from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.results.metrics_log import Writer, flatten, read_metrics
+from avdiff_jax.results.tensorboard import tag_of
 
 
 def events(workdir: Path) -> list[tuple[int, object]]:
@@ -21,7 +22,7 @@ def events(workdir: Path) -> list[tuple[int, object]]:
     A record is its length (uint64), a checksum (4 bytes), the event and another checksum.
     """
     found = []
-    for path in sorted((workdir / "tensorboard").glob("events.out.tfevents.*")):
+    for path in sorted(workdir.glob("events.out.tfevents.*")):
         data, place = path.read_bytes(), 0
         while place < len(data):
             (length,) = struct.unpack_from("<Q", data, place)
@@ -105,7 +106,7 @@ def test_a_resumed_run_has_no_gap_and_no_doubled_step(tmp_path):
     expected = [(10, 1), (20, 2), (30, 3), (40, -4), (50, -5), (60, -6), (70, -7)]
     assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == expected
     assert curve(tmp_path, "loss") == expected
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    assert len(list(tmp_path.glob("events.out.*"))) == 1
 
 
 def test_a_rebuilt_event_file_keeps_the_times(tmp_path):
@@ -114,7 +115,7 @@ def test_a_rebuilt_event_file_keeps_the_times(tmp_path):
     line = {**read_metrics(tmp_path)[0], "time": 1234.5}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     Writer(tmp_path, resume=True).close()
-    (path,) = (tmp_path / "tensorboard").iterdir()
+    (path,) = tmp_path.glob("events.out.*")
     data, times, place = path.read_bytes(), [], 0
     while place < len(data):
         (length,) = struct.unpack_from("<Q", data, place)
@@ -152,7 +153,7 @@ def test_no_two_writers_share_the_name_of_an_event_file(tmp_path):
     names = set()
     for _ in range(3):
         Writer(tmp_path, resume=True).close()
-        names |= {path.name for path in (tmp_path / "tensorboard").iterdir()}
+        names |= {path.name for path in tmp_path.glob("events.out.*")}
     assert len(names) == 3
 
 
@@ -167,11 +168,11 @@ def test_images_and_texts_survive_a_rebuild(tmp_path):
     with Writer.open_at(tmp_path, 2) as writer:
         writer.scalars(3, {"loss": 1.0})
     shown = {value.tag: (step, value) for step, value in events(tmp_path)}
-    assert "late" not in shown
-    step, value = shown["again"]
+    assert "views/late" not in shown
+    step, value = shown["views/again"]
     assert (step, value.image.height, value.image.width) == (2, 4, 6)
     assert value.image.encoded_image_string.startswith(b"\x89PNG")
-    assert shown["test/confusion, draw 0"][1].image == value.image
+    assert shown["views/test/confusion, draw 0"][1].image == value.image
     assert shown["config/text_summary"][1].tensor.string_val == [b"**depth** 3"]
     assert read_metrics(tmp_path)[0]["loss"] == 1.0
 
@@ -187,6 +188,53 @@ def test_an_image_that_was_tidied_away_does_not_stop_a_resume(tmp_path):
 def test_an_image_from_elsewhere_is_refused(tmp_path):
     with Writer(tmp_path / "run") as writer, pytest.raises(ValueError, match=r"elsewhere\.png"):
         writer.image(1, "a", tmp_path / "elsewhere.png")
+
+
+@pytest.mark.parametrize(
+    "name, tag",
+    [
+        ("stage1-substage1/base/main/loss", "loss/stage1_base"),
+        ("stage2-substage2-draw0/novel/main/loss", "loss/stage2_novel"),
+        ("stage2-substage2-draws/base/critic/loss", "loss/stage2_base_critic"),
+        ("stage1-substage2-trial1/novel/main/ce_real", "training/ce_real_novel"),
+        ("stage1-substage1/base/main/accuracy", "training/accuracy_base"),
+        ("stage2-substage1/learning_rate", "training/learning_rate"),
+        ("stage1-substage2/val/HM", "val/HM"),
+        ("stage1-substage2/score", None),
+        ("stage2-substage2-draw1/base/main/loss", None),
+        ("stage1-substage2-trial2/val/HM", None),
+        ("draw0/test/HM", None),
+        ("test/HM", "test/HM"),
+    ],
+)
+def test_what_tensorboard_calls_a_number(name, tag):
+    assert tag_of(name) == tag
+
+
+def test_a_hidden_number_stays_in_the_record(tmp_path):
+    with Writer(tmp_path) as writer:
+        writer.scalars(1, {"HM": 1.0}, "draw1/test")
+    assert events(tmp_path) == [] and read_metrics(tmp_path)[0]["draw1/test/HM"] == 1.0
+
+
+def test_event_files_of_earlier_code_are_replaced(tmp_path):
+    """They lay one folder deeper, which became part of the run's name."""
+    with Writer(tmp_path) as writer:
+        writer.scalars(1, {"loss": 1.0})
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.1.host").touch()
+    Writer(tmp_path, resume=True).close()
+    assert not (tmp_path / "tensorboard").exists() and curve(tmp_path, "loss") == [(1, 1.0)]
+
+
+def test_pictures_of_several_steps_share_a_name(tmp_path):
+    picture = np.zeros((4, 6, 3), np.uint8)
+    with Writer(tmp_path) as writer:
+        for draw in range(3):
+            writer.image(7, "curve", picture, step=draw)
+    assert [(step, value.tag) for step, value in events(tmp_path)] == [
+        (draw, "views/curve") for draw in range(3)
+    ]
 
 
 def test_hparams_once_and_the_last_ones(tmp_path):

@@ -14,6 +14,7 @@ from configs import common
 from configs import synthetic as synthetic_config
 from tests import ROOT, tiny
 from tests.programs import Recorded
+from tests.results.test_metrics_log import events, hparams
 
 pytestmark = pytest.mark.usefixtures("small_programs")
 
@@ -36,6 +37,40 @@ def test_results(finished):
     names = {path.name for path in (workdir / "plots").iterdir()}
     assert names >= {"confusion.png", *(f"{k}-draw{d}.png" for k in ("curve", "features")
                                         for d in range(3))}
+
+
+def test_the_data_are_named(finished):
+    split = {"name": "synthetic", "by": "clip", "sizes": [6, 3, 3], "seed": 0}
+    assert json.loads((finished[0] / "results.json").read_text())["data"] == {
+        "store": "synthetic", "classes": 12, "made_up": True, "split": split,
+    }
+
+
+def test_tensorboard_opens_on_the_curves_and_the_test(finished):
+    workdir, results, *_ = finished
+    shown = events(workdir)
+    tags = {value.tag for _, value in shown if not value.tag.startswith("_hparams_")}
+    groups = sorted({tag.partition("/")[0] for tag in tags})
+    assert groups == ["loss", "results", "test", "training", "val", "views"] and len(tags) < 40
+    assert {tag for tag in tags if tag.startswith("loss/")} == {
+        f"loss/stage{stage}_{role}" for stage in (1, 2) for role in ("base", "novel")
+    }
+    for group in ("val", "test"):
+        assert {f"{group}/{name}" for name in ("B", "N", "HM", "FSL", "AUSUC")} <= tags
+    told = {value.tag: value.simple_value for _, value in shown if value.tag.startswith("test/")}
+    means = {f"test/{name}": value for name, value in results["test"]["mean"].items()}
+    assert told == pytest.approx(means)
+    batches = results["config"]["train"]["batches"]
+    first, second, *_ = [step for step, value in shown if value.tag == "loss/stage1_base"]
+    assert (first, second) == (batches, 2 * batches)
+    assert [step for step, value in shown if value.tag == "views/curve"] == [0, 1, 2]
+
+
+def test_hparams_are_the_row_and_what_departs_from_its_file(finished):
+    fields = hparams(finished[0])
+    assert fields["method"] == "avdiff" and fields["shots"] == 2 and fields["seed"] == 42
+    assert fields["data set"] == "synthetic" and fields["train.batches"] == 4
+    assert "train.weight_decay" not in fields and "data.store" not in fields
 
 
 def test_draws_differ(finished):
