@@ -1,8 +1,8 @@
 """What a run tells while it goes: numbers, pictures and texts, for programs and for TensorBoard.
 
-    WORKDIR/metrics.jsonl            one JSON object a line, the record
-    WORKDIR/events.out.tfevents.*    the same for TensorBoard, made from it and made anew at a resume
-    WORKDIR/plots/                   the pictures
+    WORKDIR/metrics.jsonl          one JSON object a line, the record
+    WORKDIR/events.out.tfevents.*  the same for TensorBoard, made from it and made anew at a resume
+    WORKDIR/plots/                 the pictures
 
 On several hosts only process 0 writes.
 """

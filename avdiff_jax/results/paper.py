@@ -35,7 +35,8 @@ def paper_row(
         left out has the value of the main table.
     """
     numbers = paper()
-    asked = {k: v for k, v in (departures or {}).items() if k not in OF_WORD or v != OF_WORD[k].usual}
+    choices = {word: choice.usual for word, choice in OF_WORD.items()}
+    asked = {k: v for k, v in (departures or {}).items() if v != choices.get(k)}
     if not asked:
         row = numbers["main"].get(dataset, {}).get(str(shots), {}).get(method)
         if row or method != "avgan":
