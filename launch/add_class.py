@@ -94,12 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         bigger.save(args.out)
         print(f"{args.out}: {len(learnt)} classes added to {len(model.info.classes)} from "
               f"{len(clips)} clips in {seconds:.1f} s")
-        # Where no split says what is held out, no clip that was trained on may count.
-        trained_on = {*bigger.examples.clips} if bigger.examples else set()
-        held_out = {name: [clip for clip in ids if clip not in trained_on]
-                    for name, ids in held_out.items()}
-        if any(held_out.values()):
-            print(adding.compare_models(model, bigger, new_classes.select(source, held_out)))
+        held_out = new_classes.select(source, held_out)
+        unseen = bigger.find_unseen(held_out, np.arange(len(held_out)))
+        if len(unseen):
+            print(adding.compare_models(model, bigger, held_out.select(unseen)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import dataclasses
 from argparse import Namespace
+from typing import NamedTuple
 
 from avdiff_jax.cli.flags import Parser, check_outputs
 from avdiff_jax.data import clip_source, of_config
@@ -39,7 +40,7 @@ def parser() -> Parser:
     p.add_clips(required=False)
     p.add_argument("--split", metavar="FILE.json", help="names the test clips")
     p.add_argument("--draw", type=int, help="one draw of the few shots; default: all of a run, "
-                                            "the split's first for a model file")
+                                            "that of a model file")
     p.add_argument("--gamma", type=float, help="default: chosen on Val")
     p.add_output("DIR", "a folder for the files")
     return p
@@ -48,24 +49,38 @@ def parser() -> Parser:
 def models(args) -> dict[int, Trained]:
     """The models to measure, by draw."""
     path = pathlib.Path(args.model)
-    draws = [args.draw or 0]
     if args.draw is None and path.is_dir():
         draws = [d for d in range(DRAWS) if model_file(path, d).exists()] or [0]
-    loaded = {draw: load(path, draw) for draw in draws}
+        loaded = {draw: load(path, draw) for draw in draws}
+    else:
+        model = load(path, args.draw or 0)
+        trained_by = model.trained_on.draw if model.trained_on else None
+        own = trained_by.number if trained_by else 0
+        loaded = {own if args.draw is None else args.draw: model}
     if args.gamma is not None:
         loaded = {d: dataclasses.replace(m, gamma=args.gamma) for d, m in loaded.items()}
     return loaded
 
 
-def data(args: Namespace, model: Trained) -> tuple[ClipSource, split_file.Split | None]:
-    """The clips and the split to measure on: those of the flags, or the run's own."""
+class Data(NamedTuple):
+    """The clips and the split to measure on, and the file of the split: "" for no split, None
+    where all is the run's own."""
+
+    source: ClipSource
+    split: split_file.Split | None
+    split_path: str | None
+
+
+def find_data(args: Namespace, model: Trained) -> Data:
+    """What the flags name, or the run's own."""
     if args.clips or args.store or args.npz or args.manifest:
-        return open_source(args, model), split_file.load(args.split) if args.split else None
+        split = split_file.load(args.split) if args.split else None
+        return Data(open_source(args, model), split, args.split or "")
     if args.split or not pathlib.Path(args.model).is_dir():
         raise UserError("name the test clips with --clips, --store, --npz or --manifest too: "
                         "only a workdir has its own")
     store, split = of_config.open_data(model.info.config, pathlib.Path(args.model))
-    return clip_source.of_store(store), split
+    return Data(clip_source.of_store(store), split, None)
 
 
 def main(argv=None):
@@ -75,8 +90,10 @@ def main(argv=None):
         check_outputs(args, pathlib.Path(args.out, "results.json"))
         loaded = models(args)
         devices.configure()
-        source, split = data(args, next(iter(loaded.values())))
-        outcome = evaluation.evaluate(loaded, source, split, pathlib.Path(args.out))
+        data = find_data(args, next(iter(loaded.values())))
+        outcome = evaluation.evaluate(
+            loaded, data.source, data.split, pathlib.Path(args.out), data.split_path
+        )
         print(f"{run_table.plain(outcome)}\nwritten to {args.out}")
 
 

@@ -43,11 +43,15 @@ def admit(source: ClipSource, usual: Usual) -> Iterator[Admitted]:
         clip of another dimension, without tokens, or with NaN or infinity; values far from those
         of training, unless the source says that they are accepted.
     """
-    return _admitted(source, usual, _choose_rates(source, usual))
+    return _admitted(source, usual, choose_rates(source, usual))
 
 
-def _choose_rates(source: ClipSource, usual: Usual) -> list[float | None]:
-    """The seconds per token from which each modality is resampled; None where it stays."""
+def choose_rates(source: ClipSource, usual: Usual) -> list[float | None]:
+    """The seconds per token from which each modality is resampled; None where it stays.
+
+    Raises:
+      UserError: tokens of another rate, unless the source says that they are to be matched.
+    """
     check_seconds(source.seconds, source.place)
     rates: list[float | None] = []
     for modality, given, wanted in zip(MODALITIES, source.seconds, usual.seconds, strict=True):
@@ -61,7 +65,7 @@ def _choose_rates(source: ClipSource, usual: Usual) -> list[float | None]:
                 "--match-rate (in Python match_rate=True)"
             )
         note(f"{source.place}: {modality} tokens of {given:g} s are resampled to the model's "
-             f"{wanted:g} s")
+             f"{wanted:g} s; training clips among these clips cannot be told by what they hold")
         rates.append(given)
     return rates
 

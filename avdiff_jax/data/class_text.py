@@ -1,6 +1,7 @@
 """Class text vectors: which vector is whose, by name and never by position."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,18 @@ class NameMatcher:
             return name
         same = self._folded.get(name.casefold(), ())
         return same[0] if len(same) == 1 else None
+
+
+def match_names(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """The known spelling of each name: exactly, or else without regard to case, where no other name
+    and no other known one is the same but for case. Names without any are left out."""
+    find, others = NameMatcher(known), Counter(name.casefold() for name in set(names))
+    spelled = {}
+    for name in names:
+        known_as = find(name)
+        if known_as == name or (known_as and others[name.casefold()] == 1):
+            spelled[name] = known_as
+    return spelled
 
 
 def near(name: str, known: Iterable[str], count: int = 1) -> list[str]:

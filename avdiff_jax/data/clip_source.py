@@ -7,6 +7,7 @@ order, a clip at a time.
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import os
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from avdiff_jax.data.fingerprints import fingerprint, identify
 from avdiff_jax.data.importers.npy_folder import list_folder
 from avdiff_jax.data.importers.npz_manifest import NpzKeys, npz_features
 from avdiff_jax.data.rates import Seconds
@@ -30,7 +32,8 @@ UNKNOWN: Seconds = (None, None)
 
 
 class Features(NamedTuple):
-    """A clip without a label: audio [Ta, Da] and video [Tv, Dv]; None for one that it lacks."""
+    """A clip without a label: audio [Ta, Da] and video [Tv, Dv]; None or no token for one that it
+    lacks."""
 
     clip_id: str
     audio: np.ndarray | None
@@ -50,6 +53,7 @@ class ClipSource:
     groups: [n] str, "" is a group of its own; None where nothing is known.
     text: vectors [Dt] by class name, as far as there are.
     made_up: whether no camera or microphone saw any of it.
+    store: the store that they lie in; None where they lie elsewhere.
     match_rate: whether a model resamples tokens of another rate; else it refuses them.
     accept_values: whether a model takes values far from those that it was trained on.
     is_alike: whether the features are known to be made as those were.
@@ -65,6 +69,7 @@ class ClipSource:
     groups: np.ndarray | None = None
     text: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     made_up: bool = False
+    store: Store | None = None
     match_rate: bool = False
     accept_values: bool = False
     is_alike: bool = False
@@ -74,6 +79,18 @@ class ClipSource:
 
     def __iter__(self) -> Iterator[Features]:
         return self.read(None)
+
+    @functools.cached_property
+    def prints(self) -> np.ndarray:
+        """The fingerprint of each clip, [n] uint64; the first time, all features are read."""
+        return np.fromiter(
+            (fingerprint(clip.audio, clip.video) for clip in self), np.uint64, len(self)
+        )
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What the store is known by, see `fingerprints.identify`; "" where there is none."""
+        return identify(self.store) if self.store else ""
 
     def labelled(self) -> Labelled:
         """The same, where its clips have classes.
@@ -165,7 +182,7 @@ def of_store(store: Store, rows: Iterable[int] | None = None) -> ClipSource:
         seconds=(rate(store.audio), rate(store.video)),
         labels=store.labels, class_names=store.class_names, groups=store.groups,
         text=dict(zip(store.class_names, store.class_text, strict=True)) if has_text else {},
-        made_up=store.made_up,
+        made_up=store.made_up, store=store,
     )
     return source if rows is None else source.select(np.array([*rows], np.int64))
 

@@ -1,13 +1,13 @@
-"""Clips told apart by what they hold, whatever they are called."""
+"""Clips and stores told apart by what they hold, whatever they are called."""
 
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
 
-from avdiff_jax.data.store import Sequences, Store
+from avdiff_jax.data.store import Store
 
-HALF = np.finfo(np.float16)
+SAMPLED = 4096  # clips of a store whose values are looked at
+HALF = float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max)
 
 
 def fingerprint(*modalities: np.ndarray | None) -> int:
@@ -33,15 +33,30 @@ def _as_kept(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # such values are refused where they are used
         values = values.astype(np.float32, copy=False)
     largest = max(float(values.max()), -float(values.min()))
-    fits = largest == 0 or HALF.smallest_normal <= largest <= HALF.max
+    fits = largest == 0 or HALF[0] <= largest <= HALF[1]
     return values.astype(np.float16) if fits else values
 
 
-def fingerprint_clips(store: Store, clips: Iterable[int]) -> np.ndarray:
-    """The fingerprints [n] uint64 of some clips of a store."""
+def identify(store: Store) -> str:
+    """What the data of a store are known by, wherever the file lies and whatever it is called.
 
-    def part(sequences: Sequences, i: int):
-        return sequences.values[sequences.offsets[i] : sequences.offsets[i + 1]]
+    It changes with clip ids, classes, groups, rates, types, lengths and values. Of the values, the
+    middle token of a clip is read, of `SAMPLED` clips at most, evenly taken.
+    """
+    digest = hashlib.sha256()
 
-    prints = (fingerprint(part(store.audio, i), part(store.video, i)) for i in clips)
-    return np.fromiter(prints, np.uint64)
+    def add(array: np.ndarray) -> None:
+        digest.update(f"{array.shape} {array.dtype.str} ".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+
+    for names in (store.clip_ids, np.array(store.class_names), store.groups):
+        digest.update(b"none" if names is None else "\0".join(names).encode())
+        digest.update(b"\n")
+    add(store.labels)
+    taken = np.unique(np.linspace(0, len(store) - 1, SAMPLED).astype(int))
+    for part in (store.audio, store.video):
+        digest.update(f"{part.seconds!r} {part.values.shape} {part.values.dtype.str}".encode())
+        add(part.offsets)
+        there = taken[part.lengths[taken] > 0]
+        add(part.values[part.offsets[there] + part.lengths[there] // 2])
+    return digest.hexdigest()[:16]

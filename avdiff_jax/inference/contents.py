@@ -19,7 +19,7 @@ from avdiff_jax.cli.choices import check_values
 from avdiff_jax.cli.upgrade import upgrade
 from avdiff_jax.data.origin import Origin
 from avdiff_jax.data.store import MODALITIES
-from avdiff_jax.data.training_set import TrainingSet
+from avdiff_jax.data.training_set import Draw, TrainingSet
 from avdiff_jax.data.values import Values
 from avdiff_jax.data.windows import Lengths
 from avdiff_jax.errors import UserError, note
@@ -42,11 +42,20 @@ class ValuesContent(TypedDict):
     deviation: float
 
 
+class DrawContent(TypedDict):
+    """A `Draw` as JSON."""
+
+    store: str
+    split: str
+    number: int
+
+
 class TrainedOnContent(TypedDict):
     """A `TrainingSet` as JSON, but for its arrays."""
 
     audio: ValuesContent
     video: ValuesContent
+    draw: DrawContent | None
 
 
 class OriginContent(TypedDict):
@@ -181,7 +190,8 @@ def pack_training_set(trained_on: TrainingSet) -> tuple[dict, dict[str, np.ndarr
     parts = zip(MODALITIES, trained_on.values, strict=True)
     values = {modality: part._asdict() for modality, part in parts}
     arrays = {f"trained_on/{name}": getattr(trained_on, name) for name in ("prints", "groups")}
-    return values, arrays
+    draw = trained_on.draw and trained_on.draw._asdict()
+    return {**values, "draw": draw}, arrays
 
 
 def unpack_training_set(
@@ -204,7 +214,9 @@ def unpack_training_set(
     if prints.dtype != np.uint64 or prints.ndim != 1 or groups.dtype.kind != "U":
         raise UserError(f"{path} has fingerprints of type {prints.dtype} and groups of type "
                         f"{groups.dtype}: write the model again")
-    return TrainingSet((audio, video), prints, groups)
+    draw = said["draw"]
+    known_by = Draw(*(draw[name] for name in Draw._fields)) if draw else None
+    return TrainingSet((audio, video), prints, groups, known_by)
 
 
 def read_origin(header: Header) -> Origin | None:

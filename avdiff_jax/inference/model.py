@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from avdiff_jax import metrics
-from avdiff_jax.data import clip_source, stream
+from avdiff_jax.data import clip_source, stream, training_set
 from avdiff_jax.data.admission import Usual, admit
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.feed import Batch
@@ -166,6 +166,12 @@ class Trained:
         """Scores [n, C] of the clips of a source; raises UserError as `scored` does."""
         parts = [scores for _, scores in self.scored(source)]
         return np.concatenate([np.zeros((0, len(self.info.classes)), np.float32), *parts])
+
+    def find_unseen(self, source: ClipSource, rows: np.ndarray) -> np.ndarray:
+        """Where in `rows` of a source the clips are that the model may be measured on, see
+        `training_set.find_unseen`."""
+        trained_ids = self.examples.clips if self.examples else np.zeros(0, str)
+        return training_set.find_unseen(self.trained_on, trained_ids, source, rows)
 
     def features(self, source: ClipSource) -> np.ndarray:
         """`Method.features` [n, ...] of clips, cut as in training."""

@@ -12,8 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avdiff_jax.cli.alternatives import fill_fields
+from avdiff_jax.data.class_text import match_names
+from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.feed import Feed
-from avdiff_jax.data.fingerprints import fingerprint_clips
+from avdiff_jax.data.fingerprints import identify
 from avdiff_jax.data.splits.stages import Members, Stage, concat_members
 from avdiff_jax.data.store import Store
 from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets
@@ -53,7 +55,12 @@ class StageContext(Scorer):
     @functools.cached_property
     def base_prints(self) -> np.ndarray:
         """The fingerprints [n] of the base training clips, which all draws share."""
-        return fingerprint_clips(self.feed.store, self.stage.base.clips)
+        return of_store(self.feed.store, self.stage.base.clips).prints
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What the store is known by."""
+        return identify(self.feed.store)
 
     def uses_cache(self, substage: int) -> bool:
         """Whether a substage trains on features that are computed once: what makes them stands
@@ -124,12 +131,12 @@ def describe_stage(config: ConfigDict, store: Store, stage: Stage) -> Info:
     letter case."""
     shift, scale = measure_audio_scaling(config, store, stage.base.clips)
     text = {str(n): store.class_text[i] for i, n in enumerate(store.class_names)}
-    folded = {name.casefold(): vector for name, vector in text.items()}
+    spelled = match_names(stage.class_names, text)
     return Info(
         config=config,
         classes=stage.class_names,
         is_base=stage.is_base,
-        text=np.stack([text.get(n, folded[n.casefold()]) for n in stage.class_names]),
+        text=np.stack([text[spelled[name]] for name in stage.class_names]),
         audio_shift=shift,
         audio_scale=scale,
         video_dim=store.video.dim,

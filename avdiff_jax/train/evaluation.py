@@ -1,15 +1,18 @@
 """Finished models measured on test clips of any store that has their classes."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from avdiff_jax.data.admission import choose_rates
+from avdiff_jax.data.class_text import match_names
 from avdiff_jax.data.clip_source import ClipSource
-from avdiff_jax.data.splits import stages
+from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.splits.stages import Members, concat_members
+from avdiff_jax.data.training_set import Draw
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import Trained
 from avdiff_jax.io.documents import plain
@@ -21,14 +24,16 @@ from avdiff_jax.train.report import describe_data, write_confusion, write_draw, 
 
 
 def evaluate(
-    models: Mapping[int, Trained], source: ClipSource, split: Split | None, folder: Path
+    models: Mapping[int, Trained], source: ClipSource, split: Split | None, folder: Path,
+    split_path: str | None = None,
 ) -> dict:
     """Measures finished models by draw; writes the files that a run writes about its test.
 
     Args:
       source: labelled clips.
-      split: names the test clips of each draw; without one they are all clips of the source but
-        those that a model was trained on.
+      split: names the test clips of each draw, of which `find_unseen` leaves some out unless a
+        model was trained by it; without one they are all clips of the source.
+      split_path: its file, for the record; "" for no split, None where all is the run's own.
       folder: made if missing; where nothing could be measured it is not left behind.
 
     Returns:
@@ -50,10 +55,14 @@ def evaluate(
     model = [*models.values()][-1]
     confusion = np.sum([m.confusion for m in measurements.values()], axis=0)
     write_confusion(confusion, model.info.classes, folder)
+    config = model.info.config.copy_and_resolve_references()
+    if split_path is not None:
+        with config.unlocked():
+            config.data.store, config.data.split = source.place, split_path
     gamma = {"value": model.gamma, "on": "Val of the run, unless --gamma was given"}
     results = results_json.results_json(
         test=aggregate_draws([*measurements.values()]), validation={}, chosen={"gamma": gamma},
-        config=plain(model.info.config.to_dict()), device=devices.describe(),
+        config=plain(config.to_dict()), device=devices.describe(),
         timing={"wall_seconds": time.monotonic() - started},
         data=describe_data(source, model.info, stages.describe_origin(split) if split else None),
     )
@@ -72,29 +81,26 @@ def measure_model(model: Trained, source: ClipSource, members: Members) -> Measu
 def find_test_members(
     model: Trained, source: ClipSource, split: Split | None, draw: int
 ) -> Members:
-    """Finds the test clips, labelled as the model numbers its classes.
+    """Finds the test clips, labelled as the model numbers its classes, without those that
+    `find_unseen` leaves out. Where store, split and draw are those that a model was trained by, the
+    split has said already which clips it is tested on.
 
     Raises:
-      UserError: the model does not know one of their classes, or they are all of one kind.
+      UserError: the model does not know one of their classes, or they are all of one kind, or of
+        another rate.
     """
     table = source.labelled()
+    choose_rates(source, model.usual)  # before anything is read
     if split is None:
-        trained_on = model.examples.clips if model.examples else ()
-        clips = np.flatnonzero(~np.isin(source.clip_ids, trained_on))
-        names, labels = table.class_names, table.labels[clips]
+        clips, names, labels = np.arange(len(source)), table.class_names, table.labels
     else:
         stage = stages.stage(split, table, 2)
         clips, labels = concat_members(stage.eval_base, stage.eval_novel[draw])
         names = stage.class_names
-    number = {name.casefold(): i for i, name in enumerate(model.info.classes)}
-    used = [names[label] for label in np.unique(labels)]
-    if unknown := [str(name) for name in used if name.casefold() not in number]:
-        raise UserError(
-            f"the model does not know {unknown[0]!r} ({len(unknown)} of the {len(used)} classes to "
-            f"test, which {source.place} has): add it with launch/add_class.py, or name another "
-            "store or split"
-        )
-    labels = np.array([number.get(name.casefold(), -1) for name in names], np.int32)[labels]
+    labels = number_classes(model, source, names, labels)
+    if not is_of_run(model, source, split, draw):
+        unseen = model.find_unseen(source, clips)
+        clips, labels = clips[unseen], labels[unseen]
     base = int(model.info.is_base[labels].sum())
     if not 0 < base < len(labels):
         raise UserError(
@@ -102,3 +108,30 @@ def find_test_members(
             f"{source.place}, but both kinds are needed: name another store or split"
         )
     return Members(clips, labels)
+
+
+def is_of_run(model: Trained, source: ClipSource, split: Split | None, draw: int) -> bool:
+    """Whether store, split and draw are those that a model was trained by."""
+    if split is None or model.trained_on is None:
+        return False
+    return model.trained_on.draw == Draw(source.identity, split_file.fingerprint(split), draw)
+
+
+def number_classes(
+    model: Trained, source: ClipSource, names: Sequence[str], labels: np.ndarray
+) -> np.ndarray:
+    """The labels [n] of clips, into `names`, as the model numbers its classes.
+
+    Raises:
+      UserError: the model does not know one of them.
+    """
+    used = [str(names[label]) for label in np.unique(labels)]
+    spelled = match_names(used, model.info.classes)
+    if unknown := [name for name in used if name not in spelled]:
+        raise UserError(
+            f"the model does not know {unknown[0]!r} ({len(unknown)} of the {len(used)} classes to "
+            f"test, which {source.place} has): add it with launch/add_class.py, or name another "
+            "store or split"
+        )
+    number = {name: model.info.classes.index(known) for name, known in spelled.items()}
+    return np.array([number.get(str(name), -1) for name in names], np.int32)[labels]

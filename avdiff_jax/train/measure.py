@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax import metrics
-from avdiff_jax.data.fingerprints import fingerprint_clips
+from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.origin import trace
 from avdiff_jax.data.splits.stages import Members, concat_members
-from avdiff_jax.data.training_set import TrainingSet, describe
+from avdiff_jax.data.training_set import Draw, TrainingSet, describe
 from avdiff_jax.inference.contents import BASE, NOVEL
 from avdiff_jax.inference.model import Examples, Trained
 from avdiff_jax.methods.method import Vars
@@ -148,5 +148,7 @@ def build_model(
 def describe_training(context: StageContext, draw: int) -> TrainingSet:
     """Describes what the model of a draw is trained on."""
     store, novel = context.feed.store, context.stage.novel[draw]
-    prints = np.append(context.base_prints, fingerprint_clips(store, novel.clips))
-    return describe(store, concat_members(context.stage.base, novel).clips, prints)
+    clips = concat_members(context.stage.base, novel).clips
+    prints = np.append(context.base_prints, of_store(store, novel.clips).prints)
+    known_by = Draw(context.identity, context.stage.fingerprint, draw)
+    return describe(store, clips, prints, known_by)

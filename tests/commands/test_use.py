@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from jax import export
 from avdiff_jax.data import stream
 from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.clips import Clip
+from avdiff_jax.data.splits import from_store, split_file
 from avdiff_jax.data.store import open_store
 from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.inference import export as exporting
@@ -121,12 +123,12 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
     rng = np.random.default_rng(0)
     other = tiny.rewritten(
         store, tmp_path / "other.h5", rng.permutation(len(store)),
-        rng.permutation(len(store.class_names)),
+        rng.permutation(len(store.class_names)), change=lambda clip: clip._replace(group=None),
     )
     code, out, err = run("evaluate", "--model", models.model_file(workdir, 1), "--store",
                          "other.h5", "--out", "e")
     assert code == 0, err
-    with np.load(workdir / "scores-draw1.npz") as a, np.load(tmp_path / "e/scores-draw0.npz") as b:
+    with np.load(workdir / "scores-draw1.npz") as a, np.load(tmp_path / "e/scores-draw1.npz") as b:
         ours = dict(zip(b["clips"].tolist(), b["scores"], strict=True))
         assert {*ours} == {*other.clip_ids} - {*models.load(workdir, 1).examples.clips}
         theirs = dict(zip(a["clips"].tolist(), a["scores"], strict=True))
@@ -148,6 +150,89 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
     tiny.rewritten(store, tmp_path / "base.h5", order, keep)
     refused("and 0 of novel classes", "evaluate", "--model", model, "--store", "base.h5",
             "--out", "g")
+
+
+# --- which clips count
+
+
+def test_clips_are_told_by_what_they_hold(run, finished, tmp_path):
+    """Ids are made up anew, and some of them are those of training clips."""
+    model, store = models.load(finished[0]), open_store(tiny.world()[0])
+    turned = dict(zip(store.clip_ids, np.roll(store.clip_ids, 1), strict=True))
+    tiny.rewritten(
+        store, tmp_path / "turned.h5", change=lambda clip: clip._replace(
+            clip_id=str(turned[clip.clip_id]), group=None),
+    )
+    code, _, err = run("evaluate", "--model", models.model_file(finished[0], 0), "--store",
+                       "turned.h5", "--out", "e")
+    assert code == 0, err
+    new = {*store.clip_ids} - {*model.examples.clips}
+    with np.load(tmp_path / "e" / "scores-draw0.npz") as file:
+        assert {*file["clips"]} == {turned[clip] for clip in new}
+    count = len(store) - len(new)
+    assert f"{count} of {len(store)} clips of turned.h5 are left out: the model was trained on " \
+           f"{count} of them" in err
+
+
+def test_another_split_than_that_of_the_model(run, finished, tmp_path):
+    """What it was trained on is left out, and the results name the split that was measured."""
+    store, model = open_store(tiny.world()[0]), models.load(finished[0])
+    ungrouped = tiny.rewritten(
+        store, tmp_path / "ungrouped.h5", change=lambda clip: clip._replace(group=None))
+    split = from_store.make_split(
+        ungrouped, tiny.SHOTS, 5, base=6, novel1=3, novel2=3, by="clip", name="other")
+    split_file.write(split, tmp_path / "other.json")
+    words = ["--store", "ungrouped.h5", "--out"]
+    code, _, err = run("evaluate", "--model", finished[0], "--draw", 0, "--split", "other.json",
+                       *words, "e")
+    assert code == 0 and "are left out: the model was trained on" in err, err
+    with np.load(tmp_path / "e" / "scores-draw0.npz") as file:
+        assert not {*file["clips"]} & {*model.examples.clips}
+    results = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert results["data"]["split"]["name"] == "other" and results["data"]["split"]["seed"] == 5
+    assert results["config"]["data"]["split"] == "other.json"
+    # Its own split with the shots of another draw, too, has clips that it was trained on.
+    code, _, err = run("evaluate", "--model", models.model_file(finished[0], 0), "--draw", 1,
+                       "--split", tiny.world()[1], *words, "f")
+    assert code == 0 and re.search("the model was trained on [1-6] of them", err), err
+
+
+def test_its_own_split_says_what_a_model_is_tested_on(run, finished, tmp_path):
+    """Clips of a group that it was trained on too, as the public lists have them; a model file
+    knows its draw."""
+    code, _, err = run("evaluate", "--model", models.model_file(finished[0], 2), "--split",
+                       tiny.world()[1], "--store", tiny.world()[0], "--out", "g")
+    assert code == 0 and "left out" not in err, err
+    measured = json.loads((tmp_path / "g" / "results.json").read_text())["test"]["draws"][0]
+    assert measured == finished[1]["test"]["draws"][2]
+    assert (tmp_path / "g" / "scores-draw2.npz").exists()
+
+
+def test_groups_that_were_trained_on_are_left_out(run, finished, mixed, tmp_path):
+    """By `evaluate` and by `add_class`, of which the shots have groups too."""
+    clip_of = dict(enumerate(open_store(tmp_path / "mixed.h5").clip_ids))
+    group_of = {str(clip): f"g{i % 60}" for i, clip in clip_of.items()}
+    grouped = tiny.rewritten(
+        open_store(tmp_path / "mixed.h5"), tmp_path / "grouped.h5",
+        change=lambda clip: clip._replace(group=group_of[clip.clip_id]))
+    words = ["--store", "grouped.h5", "--out"]
+    code, out, err = run("add_class", "--model", finished[0], *words, "b.npz", "--shots", 1)
+    assert code == 0 and "others of the same group as" in err, err
+    held_out = {line[:40].strip(): int(line[40:].split()[0]) for line in out.splitlines()[2:]}
+    before, bigger = models.load(finished[0]), models.load("b.npz")
+    shots = {*bigger.examples.clips} - {*before.examples.clips}
+    assert {*bigger.trained_on.groups} == {*before.trained_on.groups} | {
+        group_of[clip] for clip in shots}
+    code, _, err = run("evaluate", "--model", "b.npz", *words, "e")
+    assert code == 0 and "others of the same group as" in err, err
+    with np.load(tmp_path / "e" / "scores-draw0.npz") as file:
+        clips = {*file["clips"]}
+    assert clips == {
+        clip for clip in grouped.clip_ids
+        if clip not in bigger.examples.clips and group_of[clip] not in bigger.trained_on.groups}
+    assert held_out["new classes, against all"] == sum(
+        name in mixed and clip in clips
+        for clip, name in zip(grouped.clip_ids, of_store(grouped).names(), strict=True))
 
 
 # --- predict
@@ -243,7 +328,8 @@ def test_another_rate(run, refused, finished, mixed, tmp_path):
     model, store = models.model_file(finished[0], 0), open_store(tiny.world()[0])
 
     def fine(clip):
-        return clip._replace(audio=np.repeat(clip.audio, 4, 0), video=np.repeat(clip.video, 4, 0))
+        audio, video = (np.repeat(part, 4, 0) for part in (clip.audio, clip.video))
+        return clip._replace(audio=audio, video=video, group=None)
 
     tiny.rewritten(store, tmp_path / "fine.h5", change=fine, rate=4)
     tiny.rewritten(open_store(tmp_path / "mixed.h5"), tmp_path / "new.h5", change=fine, rate=4)
@@ -277,7 +363,7 @@ def test_another_scale(run, refused, finished, mixed, tmp_path):
     model, store = models.model_file(finished[0], 0), open_store(tiny.world()[0])
 
     def raw(clip):
-        return clip._replace(audio=clip.audio / np.float32(255))
+        return clip._replace(audio=clip.audio / np.float32(255), group=None)
 
     tiny.rewritten(store, tmp_path / "raw.h5", change=raw)
     tiny.rewritten(open_store(tmp_path / "mixed.h5"), tmp_path / "new.h5", change=raw)

@@ -5,6 +5,8 @@ A split is a plain dictionary, the same in memory and as JSON, of clip ids by se
 from: `from_lists`, `from_store`, `data.importers.official`.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -101,6 +103,12 @@ def finish(
     split["notes"] = [*notes, *audit(split, groups)]
     split["counts"] = counts(split)
     return split
+
+
+def fingerprint(split: Split) -> str:
+    """What a split is known by: a text that changes with its sets alone."""
+    content = json.dumps(split["sets"], sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def counts(split: Split) -> dict:

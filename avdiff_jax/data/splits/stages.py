@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.data.class_text import match_names
+from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.splits.sampling import rng
 from avdiff_jax.data.splits.sets import KINDS, STAGE_1, Clips, Labelled, examples
 from avdiff_jax.data.splits.split_file import Split
@@ -49,6 +51,7 @@ class Stage(NamedTuple):
     eval_base: Members  # stage 1: val_base; stage 2: test_base
     eval_novel: tuple[Members, ...]  # stage 1: (val_novel,); stage 2: test_novel for each draw
     origin: SplitOrigin | None = None
+    fingerprint: str = ""  # of the split
 
 
 def stage(split: Split, store: Labelled, number: int) -> Stage:
@@ -96,6 +99,7 @@ def stage(split: Split, store: Labelled, number: int) -> Stage:
         eval_base=members(eval_base),
         eval_novel=tuple(map(members, eval_novel)),
         origin=describe_origin(split),
+        fingerprint=split_file.fingerprint(split),
     )
 
 
@@ -120,15 +124,16 @@ def _check_against(
     theirs: Sequence[str],
     pairs: Sequence[tuple[str, str]],
 ) -> None:
-    """Each (class, clip) of the split is in the store, under the same class in any letter case."""
+    """Each (class, clip) of the split is in the store, under the same class, see `match_names`."""
     if missing := [clip for _, clip in pairs if clip not in where]:
         raise UserError(
             f"store {store_name!r} lacks {len(missing)} of {len(pairs)} clips of split "
             f"{split_name!r} ({examples(missing)}); use the store that the split was made for"
         )
+    spelled = match_names({name for name, _ in pairs}, {*theirs})
     for ours, clip in pairs:
         other = theirs[where[clip]]
-        if other.casefold() != ours.casefold():
+        if other != spelled.get(ours):
             raise UserError(
                 f"clip {clip!r} is of class {other!r} in store {store_name!r} but of {ours!r} in "
                 f"split {split_name!r}; use the store that the split was made for"
