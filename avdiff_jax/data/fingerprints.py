@@ -18,7 +18,8 @@ def fingerprint(*modalities: np.ndarray | None) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for values in modalities:
-        if values is None or not values.size:
+        values = np.zeros((0, 0)) if values is None else np.atleast_2d(values)
+        if not values.size:
             digest.update(b"none")
             continue
         digest.update(str(values.shape).encode())
