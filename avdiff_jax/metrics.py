@@ -21,6 +21,7 @@ GRID = tuple(step / 10 for step in range(11))
 
 
 Number = float | int | np.number
+BLOCK = 1 << 22  # scores that are looked at as float64 at a time
 
 
 class Point(NamedTuple):
@@ -31,6 +32,22 @@ class Point(NamedTuple):
     N: float
     HM: float
     FSL: float
+
+
+class Leaders(NamedTuple):
+    """The best base class and the best novel class of each clip, [n], with their scores: all that
+    predictions at any gamma depend on."""
+
+    base: np.ndarray
+    base_score: np.ndarray
+    novel: np.ndarray
+    novel_score: np.ndarray
+
+    def predict(self, gamma: Number) -> np.ndarray:
+        """Class indices [n] at a calibration value: the largest of `calibrated`."""
+        base_score = self.base_score - gamma
+        tied_first = (base_score == self.novel_score) & (self.base < self.novel)
+        return np.where((base_score > self.novel_score) | tied_first, self.base, self.novel)
 
 
 class Curve(NamedTuple):
@@ -103,6 +120,24 @@ def calibrated(scores: np.ndarray, is_base: np.ndarray, gamma: Number) -> np.nda
     return np.asarray(scores, np.float64) - gamma * np.asarray(is_base, np.float64)
 
 
+def blocks(scores: np.ndarray) -> list[np.ndarray]:
+    """The rows of `scores` [n, C] in parts of about `BLOCK` numbers, in order."""
+    return np.array_split(scores, max(1, -(-scores.size // BLOCK)))
+
+
+def find_leaders(scores: np.ndarray, is_base: np.ndarray) -> Leaders:
+    """Finds the best class of each kind for each clip; where classes tie, the lowest index."""
+    columns = np.flatnonzero(is_base), np.flatnonzero(~np.asarray(is_base))
+    found: list[list[np.ndarray]] = [[], [], [], []]
+    for part in blocks(scores):
+        rows = np.arange(len(part))
+        for kind, of_kind in enumerate(columns):
+            best = of_kind[part[:, of_kind].argmax(1)]
+            found[2 * kind].append(best)
+            found[2 * kind + 1].append(part[rows, best].astype(np.float64))
+    return Leaders(*map(np.concatenate, found))
+
+
 def evaluate(scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray, gamma: Number) -> Point:
     """B, N, HM and FSL at one calibration value.
 
@@ -124,15 +159,14 @@ def sweep(
 ) -> list[Point]:
     """`evaluate` at every value of `grid`, in its order. FSL does not depend on gamma."""
     scores, labels, is_base = _checked(scores, labels, is_base)
-    n_classes = is_base.size
-    novel, novel_clips = np.flatnonzero(~is_base), ~is_base[labels]
-    predicted = novel[scores[novel_clips][:, novel].argmax(axis=1)]
-    fsl = mean_class_accuracy(predicted, labels[novel_clips], n_classes, ~is_base)
+    n_classes, leaders, novel_clips = is_base.size, find_leaders(scores, is_base), ~is_base[labels]
+    among_novel = leaders.novel[novel_clips]
+    fsl = mean_class_accuracy(among_novel, labels[novel_clips], n_classes, ~is_base)
     points = []
     for gamma in map(float, grid):
         if not np.isfinite(gamma):
             raise ValueError(f"gamma must be finite, got {gamma}")
-        predicted = calibrated(scores, is_base, gamma).argmax(axis=1)
+        predicted = leaders.predict(gamma)
         b = mean_class_accuracy(predicted, labels, n_classes, is_base)
         n = mean_class_accuracy(predicted, labels, n_classes, ~is_base)
         points.append(Point(gamma, b, n, float(harmonic_mean(b, n)), fsl))
@@ -163,11 +197,10 @@ def curve(scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray) -> Curve:
     Args and raises: as `evaluate`.
     """
     scores, labels, is_base = _checked(scores, labels, is_base)
-    base, novel = np.flatnonzero(is_base), np.flatnonzero(~is_base)
-    margin = scores[:, base].max(axis=1) - scores[:, novel].max(axis=1)
+    leaders = find_leaders(scores, is_base)
+    margin = leaders.base_score - leaders.novel_score
     # Only clips of base classes can equal a base class, so these two do not meet.
-    lose = base[scores[:, base].argmax(axis=1)] == labels
-    gain = novel[scores[:, novel].argmax(axis=1)] == labels
+    lose, gain = leaders.base == labels, leaders.novel == labels
 
     # What one clip adds to its mean class accuracy when it is right.
     clips = np.bincount(labels, minlength=is_base.size)
@@ -263,10 +296,8 @@ class Reliability(NamedTuple):
     error: float
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray) -> Reliability:
-    """Of probabilities [n, C] for clips of known labels [n]."""
-    best = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
+def reliability(best: np.ndarray, right: np.ndarray) -> Reliability:
+    """Of the probabilities [n] of the best class of each clip, and whether that class is right."""
     tenth = np.minimum((10 * best).astype(int), 9)
     clips = np.bincount(tenth, minlength=10)
     used = clips > 0
@@ -345,8 +376,8 @@ def _class_indices(labels: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _checked(scores, labels, is_base) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three as float64, int64 and bool, after the checks that `evaluate` documents."""
-    scores, is_base = np.asarray(scores, np.float64), np.asarray(is_base)
+    """The scores, int64 labels and bool, after the checks that `evaluate` documents."""
+    scores, is_base = np.asarray(scores), np.asarray(is_base)
     if is_base.dtype != bool or is_base.ndim != 1:
         raise ValueError(f"is_base must be [C] bool, got {is_base.dtype} {is_base.shape}")
     labels = _class_indices(labels, is_base.size)

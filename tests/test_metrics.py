@@ -435,7 +435,7 @@ def test_probabilities_have_the_order_of_the_calibrated_scores(temperature):
 
 def test_reliability_by_hand():
     p = np.array([[0.95, 0.05], [0.05, 0.95], [0.38, 0.62], [0.66, 0.34], [1.0, 0.0]])
-    found = metrics.reliability(p, np.array([0, 0, 1, 1, 0]))
+    found = metrics.reliability(p.max(1), p.argmax(1) == [0, 0, 1, 1, 0])
     np.testing.assert_allclose(found.probability, [64.0, 100 * (0.95 + 0.95 + 1) / 3])
     np.testing.assert_allclose(found.accuracy, [50.0, 200 / 3])
     assert found.clips.tolist() == [2, 3]

@@ -137,10 +137,13 @@ class Trained:
 
     def best(self, scores: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels [n, top] of the best classes by `scores` [n, C], and their probabilities."""
-        p = self.probabilities(scores)
-        order = np.argsort(-metrics.calibrated(scores, self.info.is_base, self.gamma), axis=1,
-                           kind="stable")[:, :top]
-        return order, np.take_along_axis(p, order, axis=1)
+        orders, probabilities = [], []
+        for part in metrics.blocks(scores):
+            calibrated = metrics.calibrated(part, self.info.is_base, self.gamma)
+            orders.append(np.argsort(-calibrated, axis=1, kind="stable")[:, :top])
+            p = self.probabilities(part)
+            probabilities.append(np.take_along_axis(p, orders[-1], axis=1))
+        return np.concatenate(orders), np.concatenate(probabilities)
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """[n, C]; see `metrics.probabilities`."""

@@ -188,7 +188,8 @@ def batch_training_clips(context: StageContext, members: Members) -> EvaluationB
 
 
 def fuse_training_clips(context: StageContext, variables: Vars, members: Members) -> Any:
-    """Returns what `Method.features` makes of training clips in evaluation mode, [n, ...]."""
+    """Returns what `Method.features` makes of training clips in evaluation mode, NumPy arrays
+    [n, ...]."""
     batches = batch_training_clips(context, members)
     return fuse_members(context, variables, batches, len(members.labels))
 

@@ -96,7 +96,9 @@ def cache_members(
         position=(number + 0.5) / windows[rows],
     )
     batches = EvaluationBatches(scorer.feed, buckets)
-    features = fuse_members(scorer, variables, batches, len(rows))
+    features = devices.put(
+        fuse_members(scorer, variables, batches, len(rows)), devices.replicated(scorer.feed.mesh)
+    )
     return FeatureCache(scorer.feed.mesh, features, first, windows)
 
 

@@ -22,6 +22,10 @@ from avdiff_jax.train.records import Stage1Record
 from avdiff_jax.train.scoring import Scorer, batch_members, score_members
 from avdiff_jax.train.substage import Outcome
 
+# Synthetic features that are made and compared at a time, so that memory does not grow with the
+# number of classes.
+FEATURES_AT_ONCE = 4096
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
@@ -58,7 +62,7 @@ def measure_scores(
     """Measures the scores [n, C] of test clips, with `gamma` as it is given."""
     labels = members.labels
     confusion = np.zeros((len(is_base), len(is_base)), int)
-    predicted = metrics.calibrated(scores, is_base, gamma).argmax(-1)
+    predicted = metrics.find_leaders(scores, is_base).predict(gamma)
     np.add.at(confusion, (labels, predicted), 1)
     return Measurement(
         members, scores, metrics.evaluate(scores, labels, is_base, gamma),
@@ -94,18 +98,18 @@ def measure_generator(context: StageContext, outcome: Outcome, draw: int) -> Gen
     novel = np.flatnonzero(~context.info.is_base)
     labels = np.repeat(novel, config.eval.generated)
     key = jax.random.fold_in(jax.random.key(config.seed), draw)
-    synthetic = fetch(context.generate(variables, labels, key))
+    synthetic = generate_features(context, variables, labels, key)
     members = context.stage.novel[draw]
     features = fuse_training_clips(context, variables, members)
     real = fetch(context.embed(variables, features))
-    means = np.stack([real[members.labels == c].mean(0) for c in novel])
-    distance = ((synthetic[:, None] - means[None]) ** 2).sum(-1)
+    means = average_rows(real, members.labels, len(context.info.is_base))[novel]
+    recognised = novel[find_nearest(synthetic, means)] == labels
     report = {
         "norm_synthetic": float(np.linalg.norm(synthetic, axis=1).mean()),
         "norm_real": float(np.linalg.norm(real, axis=1).mean()),
         "variance_synthetic": measure_variance(synthetic, labels),
         "variance_real": measure_variance(real, members.labels),
-        "recognised": float(100 * (novel[distance.argmin(1)] == labels).mean()),
+        "recognised": float(100 * recognised.mean()),
         "chance": 100 / len(novel),
     }
     last = outcome.record.last or {}
@@ -114,6 +118,28 @@ def measure_generator(context: StageContext, outcome: Outcome, draw: int) -> Gen
         if metric == "noise_loss":
             report[f"noise_loss_{role}"] = value
     return GeneratorQuality(real, members.labels, synthetic, labels, report)
+
+
+def generate_features(
+    context: StageContext, variables: Vars, labels: np.ndarray, key: jax.Array
+) -> np.ndarray:
+    """Draws a synthetic feature for each label, [n, d], so many at a time."""
+    assert context.generate
+    at_once = min(len(labels), FEATURES_AT_ONCE)
+    parts = np.resize(labels, (-(-len(labels) // at_once), at_once))  # what fills up is cut off
+    features = [
+        fetch(context.generate(variables, part, jax.random.fold_in(key, i)))
+        for i, part in enumerate(parts)
+    ]
+    return np.concatenate(features)[: len(labels)]
+
+
+def find_nearest(rows: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Finds which of `means` [C, d] is nearest to each of `rows` [n, d]: its position, [n]."""
+    squares = (means**2).sum(1)
+    parts = np.array_split(rows, -(-len(rows) // FEATURES_AT_ONCE))
+    # |x - m|^2 is |m|^2 - 2 x m and what does not depend on m.
+    return np.concatenate([(squares - 2 * part @ means.T).argmin(1) for part in parts])
 
 
 def measure_variance(rows: np.ndarray, labels: np.ndarray) -> float:
@@ -140,7 +166,7 @@ def build_model(
     if not context.method.grow:
         return model
     members = concat_members(context.stage.base, context.stage.novel[draw])
-    features = fetch(fuse_training_clips(context, outcome.state.vars, members))
+    features = fuse_training_clips(context, outcome.state.vars, members)
     clip_ids = context.feed.store.clip_ids[members.clips]
     return dataclasses.replace(model, examples=Examples(features, members.labels, clip_ids))
 

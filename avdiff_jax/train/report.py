@@ -13,7 +13,7 @@ from avdiff_jax.cli.choices import AUTO
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits.stages import SplitOrigin, concat_members
 from avdiff_jax.data.store import Store
-from avdiff_jax.inference.model import Trained, model_file
+from avdiff_jax.inference.model import Trained, load, model_file
 from avdiff_jax.io.documents import plain
 from avdiff_jax.io.files import draft, write_csv, write_text
 from avdiff_jax.methods.method import Info
@@ -67,6 +67,9 @@ def report(
     run_epochs = outcomes[-1][1].record.run_epochs
     line, step = run_epochs + 1, run_epochs * context.info.config.train.batches
     writer, to = services.writer, Destination(folder, services.writer, line, step)
+    # Before all else: whatever a report dies of, the trained models can be read.
+    for draw, outcome in outcomes:
+        build_model(context, outcome, draw, record).save(model_file(folder, draw))
     measurements, generators, seconds = [], [], {}
     for draw, outcome in outcomes:
         services.stop.check()
@@ -91,14 +94,13 @@ def report(
 def report_draw(
     context: StageContext, record: Stage1Record, draw: int, outcome: Outcome, to: Destination
 ) -> Measurement:
-    """Measures a draw on test; writes its numbers, model and files."""
+    """Measures a draw, whose model is written, on test; writes its numbers and files."""
     stage, folder = context.stage, to.folder
     members = concat_members(stage.eval_base, stage.eval_novel[draw])
     measurement = measure_members(context, outcome.state.vars, members, record.gamma)
     numbers = {f"test/{name}": value for name, value in measurement.numbers().items()}
     to.writer.scalars(to.line, numbers, f"draw{draw}", step=to.step, draw=draw)
-    model = build_model(context, outcome, draw, record)
-    model.save(model_file(folder, draw))
+    model = load(model_file(folder, draw))
     write_draw(folder, draw, model, measurement, context.feed.store.clip_ids)
     for kind in ("curve", "reliability"):
         file = folder / "plots" / f"{kind}-draw{draw}.png"
@@ -191,7 +193,8 @@ def write_draw(
             classes=np.array(info.classes), is_base=info.is_base,
         )
     write_curve(folder, draw, measurement, info.is_base)
-    trust = metrics.reliability(model.probabilities(scores), members.labels)
+    predicted, probability = model.best(scores, 1)
+    trust = metrics.reliability(probability[:, 0], predicted[:, 0] == members.labels)
     plots.reliability_plot(*trust, folder / "plots" / f"reliability-draw{draw}.png")
     write_csv(
         folder / f"reliability-draw{draw}.csv", trust._fields[:3], zip(*trust[:3], strict=True)
@@ -224,5 +227,5 @@ def write_classes(folder: Path, draw: int, model: Trained, confusion: np.ndarray
 def write_confusion(confusion: np.ndarray, names: Sequence[str], folder: Path) -> None:
     """Writes the confusion matrix [C, C] of all draws, true class by row."""
     plots.confusion_plot(confusion, names, folder / "plots" / "confusion.png")
-    rows = ((name, *row) for name, row in zip(names, confusion.tolist(), strict=True))
+    rows = ((name, *row.tolist()) for name, row in zip(names, confusion, strict=True))
     write_csv(folder / "confusion.csv", ("true", *names), rows)

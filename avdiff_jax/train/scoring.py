@@ -1,12 +1,12 @@
 """Scores of clips, in evaluation mode: all that measuring a model takes."""
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,6 +19,7 @@ from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
 
 CACHED_TOKENS = 1024  # that are fused at a time on a CPU
+SENT = 32  # batches of which the devices hold what was computed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,19 +119,43 @@ def score_members(
 ) -> np.ndarray:
     """Scores [n, C] of `members` in their order; each clip once.
 
-    All batches are sent before the first scores are read.
-
     Raises:
       UserError: a score is not a finite number.
     """
-    sent = [
+    sent = (
         (rows, scorer.score_batch(variables, inputs, lengths))
         for rows, inputs, lengths in batches
-    ]
-    scores = np.zeros((len(members.labels), len(scorer.info.classes)), np.float32)
-    for rows, of_batch in jax.device_get(sent):
-        scores[rows[rows >= 0]] = of_batch[rows >= 0]
-    return check_scores(scores)
+    )
+    return check_scores(fetch_rows(sent, len(members.labels)))
+
+
+def fetch_rows(sent: Iterable[tuple[np.ndarray, Any]], count: int) -> Any:
+    """Collects what was computed of each batch, as NumPy arrays [count, ...].
+
+    `SENT` batches are sent before the numbers of the first are read: the devices neither wait for
+    the host nor hold what all batches come to.
+
+    Args:
+      sent: rows [B] of a batch, -1 for filler, and arrays [B, ...] on the devices.
+    """
+    waiting, whole = collections.deque(), None
+
+    def read():
+        nonlocal whole
+        rows, arrays = waiting.popleft()
+        real, arrays = rows >= 0, jax.device_get(arrays)
+        if whole is None:
+            whole = jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), x.dtype), arrays)
+        for target, array in zip(jax.tree.leaves(whole), jax.tree.leaves(arrays), strict=True):
+            target[rows[real]] = array[real]
+
+    for batch in sent:
+        waiting.append(batch)
+        if len(waiting) > SENT:
+            read()
+    while waiting:
+        read()
+    return whole
 
 
 def check_scores(scores: np.ndarray) -> np.ndarray:
@@ -150,14 +175,9 @@ def check_scores(scores: np.ndarray) -> np.ndarray:
 def fuse_members(
     scorer: Scorer, variables: Vars, batches: EvaluationBatches, count: int
 ) -> Any:
-    """Features [count, ...] of the clips in `batches`, in the order of their rows, on the
-    devices."""
-    features, rows = [], []
-    for of_batch, inputs, lengths in batches:
-        features.append(scorer.fuse(variables, scorer.feed.data, inputs, lengths))
-        rows.append(of_batch)
-    rows = np.concatenate(rows)
-    place = np.zeros(count, np.int64)
-    place[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-    ordered = jax.tree.map(lambda *x: jnp.concatenate(x)[place], *features)
-    return devices.put(ordered, devices.replicated(scorer.feed.mesh))
+    """Features of the clips in `batches`, in the order of their rows, NumPy arrays [count, ...]."""
+    sent = (
+        (rows, scorer.fuse(variables, scorer.feed.data, inputs, lengths))
+        for rows, inputs, lengths in batches
+    )
+    return fetch_rows(sent, count)

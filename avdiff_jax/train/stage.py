@@ -12,7 +12,6 @@ from avdiff_jax.cli.alternatives import list_alternatives
 from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime import devices
-from avdiff_jax.runtime.hosts import fetch
 from avdiff_jax.train.context import (
     StageContext,
     fuse_training_clips,
@@ -57,7 +56,7 @@ def prepare_state(
             of_draw = context.method.refresh(context.info, of_draw, clips)
         if context.method.solve and phase.substage == 2:
             every = concat_members(*members)
-            features = fetch(fuse_training_clips(context, of_draw, every))
+            features = fuse_training_clips(context, of_draw, every)
             of_draw = context.method.solve(context.info, of_draw, features, every.labels)
         states.append(begin_state(context, phase, of_draw, before))
     return place_states(context, phase, states)
@@ -149,7 +148,10 @@ def select_by_harmonic_mean(context: StageContext, variables: Vars) -> Select:
     batches = batch_members(context, both, test=False)
     features = None
     if context.uses_cache(2):
-        features = fuse_members(context, variables, batches, len(both.labels))
+        features = devices.put(
+            fuse_members(context, variables, batches, len(both.labels)),
+            devices.replicated(context.feed.mesh),
+        )
 
     def select(variables: Vars) -> dict[str, float]:
         if features is not None:

@@ -17,8 +17,9 @@ SHRINKAGE = 0.1  # towards a multiple of the identity of the same trace
 
 def average_rows(rows: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """The mean [C, d] of the rows [n, d] of each class, zero for a class without any."""
-    one_hot = np.eye(classes)[labels]
-    return one_hot.T @ rows / np.maximum(one_hot.sum(0), 1)[:, None]
+    total = np.zeros((classes, rows.shape[1]))
+    np.add.at(total, labels, rows)
+    return total / np.maximum(np.bincount(labels, minlength=classes), 1)[:, None]
 
 
 def pool_covariance(residual: np.ndarray, classes: int) -> np.ndarray:
