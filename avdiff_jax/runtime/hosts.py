@@ -18,11 +18,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from avdiff_jax.errors import UserError
+from avdiff_jax.runtime.meeting import meet
 from avdiff_jax.runtime.progress import Progress
 
 
 def start(coordinator: str, processes: int, process: int) -> None:
-    """Joins the others; waits for them.
+    """Joins the others; waits for them, and says now and then for whom.
 
     Args:
       coordinator: HOST:PORT of process 0, which the others can reach.
@@ -37,6 +38,7 @@ def start(coordinator: str, processes: int, process: int) -> None:
             f"--coordinator={coordinator} --processes={processes} --process={process}: give all "
             "three, the same HOST:PORT everywhere and to each process a number of its own, from 0"
         )
+    meet(coordinator, processes, process)
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except RuntimeError as error:
