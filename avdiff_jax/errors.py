@@ -1,8 +1,12 @@
 """What a user sees when something that they can put right goes wrong, and what they should know
 where nothing does."""
 
+import codecs
 import contextlib
+import errno
+import io
 import os
+import re
 import sys
 import warnings
 
@@ -37,12 +41,56 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+# What jaxlib calls it, on a CPU and on a GPU: allocations of its own, of CUDA and of its libraries.
+EXHAUSTED = re.compile(r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|[Oo]ut of memory")
+SIZE = re.compile(r"(\d+) bytes|([\d.]+ ?[KMGTPE]i?B)")
+
+
+def describe_exhaustion(error: BaseException) -> str | None:
+    """Says in a sentence that the memory is full, where that is what an error of NumPy, jaxlib or
+    the system means; None for any other."""
+    text = str(error)
+    full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if not full and not (isinstance(error, RuntimeError) and EXHAUSTED.search(text)):
+        return None
+    more = ""
+    if size := SIZE.search(text):
+        more = f" ({size[2] or f'{int(size[1]) / 2**30:.3g} GiB'} more were asked for)"
+    return (
+        f"out of memory{more}: take smaller batches (--config.train.batch, --config.eval.batch), "
+        "cut long clips (--config.data.train_max_video, test_max_video and those of audio), or end "
+        "what else takes memory"
+    )
+
+
+# What a terminal that knows ASCII alone gets in the place of our own signs.
+PLAIN = {"±": "+-", "×": "x", "–": "-", "—": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">="}
+
+
+def show_plainly(error: UnicodeError) -> tuple[str, int]:
+    """Replaces what a stream cannot encode, for `codecs.register_error`: signs by what is like
+    them, all else by its escape."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    unknown = error.object[error.start : error.end]
+    shown = (PLAIN.get(c, c.encode("ascii", "backslashreplace").decode()) for c in unknown)
+    return "".join(shown), error.end
+
+
+codecs.register_error("avdiff_jax.plain", show_plainly)
+
+
 @contextlib.contextmanager
 def one_sentence():
-    """Turns a `UserError` into one line on stderr and exit code 2, and a `Note` into a line there.
+    """Turns a `UserError`, and memory that is full, into one line on stderr and exit code 2, and a
+    `Note` into a line there.
 
-    Anything else is a defect of ours and keeps its traceback.
+    Anything else is a defect of ours and keeps its traceback. Whatever the terminal cannot show is
+    printed in another way, instead of ending the command.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="avdiff_jax.plain")
     try:
         with _noting():
             yield
@@ -52,6 +100,12 @@ def one_sentence():
     except BrokenPipeError:  # of `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+    except (MemoryError, OSError, RuntimeError) as error:
+        sentence = describe_exhaustion(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr, flush=True)
         raise SystemExit(130) from None

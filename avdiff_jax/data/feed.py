@@ -18,9 +18,9 @@ from flax import struct
 
 from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.store import Flat, Store
-from avdiff_jax.data.windows import Bucket, Lengths, Plan, training_plan
+from avdiff_jax.data.windows import Bucket, Lengths, Plan, largest_divisor, training_plan
 from avdiff_jax.errors import UserError
-from avdiff_jax.runtime import devices
+from avdiff_jax.runtime import devices, memory
 
 
 class Batch(struct.PyTreeNode):
@@ -133,11 +133,6 @@ def framed(filled: Filled, plan: Plan, seconds) -> Batch:
     return _framed(filled.audio, filled.video, plan, masks, seconds)
 
 
-def largest_divisor(total: int, most: int) -> int:
-    """The largest divisor of `total` that is at most `most`."""
-    return max(n for n in range(1, min(most, total) + 1) if total % n == 0)
-
-
 AHEAD = 2  # dispatches that are made while one is trained on: one is read, one travels
 # What a streamed dispatch holds at most of a role; so many more than `AHEAD` are there at a time.
 STREAM_BYTES = 170 << 20
@@ -161,7 +156,7 @@ class Feed:
         self.seconds = (store.audio.seconds, store.video.seconds)
         size = store.audio.values.nbytes + store.video.values.nbytes
         if residence == "auto":
-            residence = "device" if size <= devices.free_bytes() // 2 else "host"
+            residence = "device" if size <= memory.free_bytes() // 2 else "host"
         if residence not in ("device", "host"):
             raise UserError(f"data.residence={residence!r} must be device, host or auto")
         self.data = None

@@ -13,6 +13,11 @@ from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.store import Flat
 
 ROLES = ("base", "novel")
+# What an evaluation batch may take of a device: its features, and for each pair of tokens of a clip
+# the scores and weights of eight heads of attention.
+BATCH_BYTES = 1 << 30
+PAIR_BYTES = 64
+SHAPES_TRIED = 200  # lengths at which the clips may be parted
 
 
 class Plan(struct.PyTreeNode):
@@ -136,22 +141,62 @@ def cut_lengths(store: Flat, limits: Limits) -> np.ndarray:
 
 
 def bucket_shapes(lengths: np.ndarray, most: int = 3) -> list[Lengths]:
-    """At most `most` shapes, each within the next, for clips of `lengths` [n, 2]: sorted and cut
-    into runs of equal size, the longest of each run and of those before it."""
-    parts = np.array_split(lengths[np.lexsort(lengths.T)], min(most, len(lengths)))
-    nested = np.maximum.accumulate([part.max(0) for part in parts]).clip(1)
-    return [Lengths(*map(int, shape)) for shape in dict.fromkeys(map(tuple, nested))]
+    """At most `most` shapes, each within the next, for clips of `lengths` [n, 2], of which the
+    longest fits the last: those that leave the fewest tokens of padding.
+
+    The clips are sorted, and a run of them takes the shape of the longest in it and before it; so
+    one very long clip has a shape of its own.
+    """
+    nested = np.maximum.accumulate(lengths[np.lexsort(lengths.T)]).clip(1)
+    shapes, counts = np.unique(nested, axis=0, return_counts=True)
+    if len(shapes) > SHAPES_TRIED:
+        kept = np.linspace(0, len(shapes) - 1, SHAPES_TRIED).round().astype(int)
+        counts = np.diff(np.concatenate([[0], counts.cumsum()[kept]]))
+        shapes = shapes[kept]
+    tokens, ends = shapes.sum(1), counts.cumsum()
+    # cost[i]: tokens of all clips up to shape i in so many runs, of which i ends the last.
+    cost, chosen = (ends * tokens).astype(float), [[i] for i in range(len(shapes))]
+    for _ in range(min(most, len(shapes)) - 1):
+        # [i, j]: the last run goes from behind j to i.
+        longer = cost[None] + (ends[:, None] - ends[None]) * tokens[:, None]
+        longer[np.triu_indices(len(shapes))] = np.inf
+        before = longer.argmin(1)
+        better = longer.min(1) < cost
+        chosen = [
+            [*chosen[j], i] if improves else chosen[i]
+            for i, (j, improves) in enumerate(zip(before, better, strict=True))
+        ]
+        cost = np.minimum(cost, longer.min(1))
+    return [Lengths(*map(int, shapes[i])) for i in chosen[-1]]
+
+
+def clips_of_batch(store: Flat, lengths: Lengths, batch: int, devices: int = 1) -> int:
+    """How many clips of a shape make an evaluation batch: `batch`, or where they are long so many
+    that a device takes no more than `BATCH_BYTES` for them; a multiple of `devices`."""
+    values = 4 * (lengths.audio * store.audio.dim + lengths.video * store.video.dim)
+    clip = values + PAIR_BYTES * sum(lengths) ** 2
+    return devices * largest_divisor(batch // devices, max(1, BATCH_BYTES // clip))
+
+
+def largest_divisor(total: int, most: int) -> int:
+    """The largest divisor of `total` that is at most `most`."""
+    return max(n for n in range(1, min(most, total) + 1) if total % n == 0)
 
 
 def evaluation_buckets(
-    store: Flat, members: Members, limits: Limits, batch: int, most: int = 3, position=None
+    store: Flat, members: Members, limits: Limits, batch: int, most: int = 3, position=None,
+    devices: int = 1,
 ) -> list[Bucket]:
     """Every clip once, in at most `most` length buckets; windows are centred, or where
     `position` [n] in [0, 1) puts them.
 
     The shapes are those of the whole store, so that all its parts share compiled programs. What
-    fills no batch of its shape moves on to the next larger one; rows that fill up the last batch
-    of all repeat a clip at weight 0.
+    fills no batch of its shape moves on to the next larger one, unless that took more tokens than
+    filling it up; rows that do so repeat a clip at weight 0.
+
+    Args:
+      batch: the most clips of a batch; see `clips_of_batch`.
+      devices: that share a batch.
     """
     lengths_of = cut_lengths(store, limits)
     shapes = bucket_shapes(lengths_of, most)
@@ -161,14 +206,19 @@ def evaluation_buckets(
     first = (lengths_of[order, None] > np.array(shapes)).any(-1).sum(-1)
     out, waiting = [], order[:0]
     for i, lengths in enumerate(shapes):
+        clips = clips_of_batch(store, lengths, batch, devices)
         part = np.concatenate([waiting, order[first == i]])
-        full = len(part) if i == len(shapes) - 1 else len(part) // batch * batch
+        rest = len(part) % clips
+        is_last = i == len(shapes) - 1
+        if is_last or rest * sum(shapes[i + 1]) > clips * sum(lengths):
+            rest = 0
+        full = len(part) - rest
         part, waiting = part[:full], part[full:]
         if not full:
             continue
-        rows = np.full(-(-full // batch) * batch, -1)
+        rows = np.full(-(-full // clips) * clips, -1)
         rows[:full] = part
-        rows = rows.reshape(-1, batch)
+        rows = rows.reshape(-1, clips)
         used = np.maximum(rows, 0)
         place = None if position is None else position[used]
         plan = windows(store, members.clips[used], members.labels[used], lengths, place)

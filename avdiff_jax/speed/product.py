@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from avdiff_jax.runtime import devices
+from avdiff_jax.runtime import memory
 from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.speed.clock import timed
 from avdiff_jax.speed.flops import GIGA
@@ -77,7 +77,7 @@ def large_product(precision: str, smallest: int = SMALLEST, largest: int = LARGE
     """The smallest product, of sizes that double, beyond which the rate hardly rises."""
     product = product_of(smallest, precision)
     reached = rate(product)
-    while product.size < largest and 12 * (2 * product.size) ** 2 < devices.free_bytes() // 2:
+    while product.size < largest and 12 * (2 * product.size) ** 2 < memory.free_bytes() // 2:
         larger = product_of(2 * product.size, precision)
         before, reached = reached, rate(larger)
         if reached < RISE * before:

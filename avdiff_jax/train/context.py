@@ -183,7 +183,10 @@ def batch_training_clips(context: StageContext, members: Members) -> EvaluationB
     """Sorts training clips into evaluation batches, cut as in training but centred."""
     limits, batch = Limits(*context.lengths), context.info.config.eval.batch
     return EvaluationBatches(
-        context.feed, evaluation_buckets(context.feed.store, members, limits, batch)
+        context.feed,
+        evaluation_buckets(
+            context.feed.store, members, limits, batch, devices=context.feed.mesh.size
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from avdiff_jax.runtime import devices
+from avdiff_jax.runtime import devices, memory
 from avdiff_jax.train.context import StageContext
 from avdiff_jax.train.optimisers import TrainState
 from avdiff_jax.train.records import Phase, SubstageRecord
@@ -62,7 +62,7 @@ def fits_together(context: StageContext, variables: Any) -> bool:
     batches = 2 * context.info.config.train.batch * clip // context.feed.mesh.size
     state = sum(x.nbytes for x in jax.tree.leaves(variables))
     needed = len(context.stage.novel) * (STATES * state + ACTIVATIONS * batches)
-    return needed <= devices.free_bytes() // 2
+    return needed <= memory.free_bytes() // 2
 
 
 def split_draws(

@@ -15,9 +15,8 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
-from avdiff_jax.data.feed import largest_divisor
 from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.windows import Lengths, Limits, drawn, evaluation_buckets
+from avdiff_jax.data.windows import Lengths, Limits, drawn, evaluation_buckets, largest_divisor
 from avdiff_jax.methods.method import Vars, abstract_batch
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members
@@ -93,7 +92,7 @@ def cache_members(
     every = Members(rows, np.zeros(len(rows), np.int32))
     buckets = evaluation_buckets(
         store, every, Limits(*lengths), config.eval.batch,
-        position=(number + 0.5) / windows[rows],
+        position=(number + 0.5) / windows[rows], devices=scorer.feed.mesh.size,
     )
     batches = EvaluationBatches(scorer.feed, buckets)
     features = devices.put(

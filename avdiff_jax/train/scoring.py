@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from avdiff_jax.data.feed import Feed, largest_divisor
+from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.windows import Bucket, Lengths, Limits, evaluation_buckets
+from avdiff_jax.data.windows import Bucket, Lengths, Limits, evaluation_buckets, largest_divisor
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime import devices
@@ -110,7 +110,10 @@ def batch_members(scorer: Scorer, members: Members, test: bool) -> EvaluationBat
     )
     batch = scorer.info.config.eval.batch
     return EvaluationBatches(
-        scorer.feed, evaluation_buckets(scorer.feed.store, members, limits, batch)
+        scorer.feed,
+        evaluation_buckets(
+            scorer.feed.store, members, limits, batch, devices=scorer.feed.mesh.size
+        ),
     )
 
 

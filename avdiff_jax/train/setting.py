@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.data.store import Store
 from avdiff_jax.data.windows import ROLES, Lengths
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime import devices
@@ -21,6 +22,7 @@ from avdiff_jax.train.source import Source
 class Setting:
     """What does not change over a substage.
 
+    store: of its clips.
     members: base clips, and in substage 2 novel ones; for each draw.
     lengths: fixed shape of its training batches.
     program: its compiled training steps, the same for every draw; see `compile_training`.
@@ -30,6 +32,7 @@ class Setting:
     method: Method
     info: Info
     source: Source
+    store: Store
     members: tuple[tuple[Members, ...], ...]
     lengths: Lengths
     program: Callable

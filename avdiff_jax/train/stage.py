@@ -106,7 +106,7 @@ def prepare_setting(
         source = cache(context, variables, every, context.lengths)
     draws = len(members) if phase.draw is None else 0
     return Setting(
-        phase, context.method, context.info, source, members, context.lengths,
+        phase, context.method, context.info, source, context.feed.store, members, context.lengths,
         program=context.training_program(phase.substage, source, draws),
     )
 

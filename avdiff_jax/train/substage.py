@@ -19,6 +19,7 @@ from avdiff_jax.train.optimisers import CUT, TrainState, copy_tree, cut_rate, le
 from avdiff_jax.train.records import Phase, SubstageRecord
 from avdiff_jax.train.saves import SubstageCheckpoints
 from avdiff_jax.train.setting import Schedule, Select, Setting, place_dropout_key, plan_epoch
+from avdiff_jax.train.step_memory import check_step
 from avdiff_jax.train.workdir import PhaseCheckpoints
 
 THRESHOLD = 1e-4  # relative gain that counts, as in the published scheduler
@@ -145,7 +146,9 @@ class SubstageRun:
             if not self.setting.trains:
                 self.finish_epoch(copy_tree(self.state))
             unread = None
-            for place, inputs in self.prepare_dispatches():
+            for number, (place, inputs) in enumerate(self.prepare_dispatches()):
+                if not number:
+                    check_step(self.setting, self.state, inputs, self.key)
                 before, unread = unread, self.send(place, inputs)
                 if before:
                     self.read(before)

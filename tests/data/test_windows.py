@@ -100,7 +100,8 @@ def test_buckets_hold_every_clip_once(store, members, batch, most):
     assert len(buckets) <= most
     seen = np.concatenate([b.rows[b.rows >= 0] for b in buckets])
     assert sorted(seen) == list(range(40))
-    assert sum(len(b.rows) for b in buckets) == -(-40 // batch)  # no batch more than needed
+    # No batch more than filling up those of each shape takes.
+    assert sum(len(b.rows) for b in buckets) < 40 // batch + len(buckets) + 1
     for bucket in buckets:
         assert bucket.rows.shape == bucket.plan.label.shape and bucket.rows.shape[1] == batch
         np.testing.assert_array_equal(bucket.plan.weight, bucket.rows >= 0)
@@ -125,3 +126,43 @@ def test_all_parts_of_a_store_share_the_shapes_of_their_batches(store):
         found = [b.lengths for b in evaluation_buckets(store, members, limits, 4)]
         assert {*found} <= {*shapes}
     assert bucket_shapes(np.array([[3, 0], [3, 0]])) == [Lengths(3, 1)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shapes_leave_the_least_padding(seed):
+    """Against all ways to part the sorted clips into runs."""
+    lengths = np.random.default_rng(seed).integers(1, 12, (9, 2))
+    nested = np.maximum.accumulate(lengths[np.lexsort(lengths.T)])
+
+    def tokens(ends):
+        runs = zip((0, *ends), (*ends, 9), strict=True)
+        return sum((end - begin) * nested[end - 1].sum() for begin, end in runs)
+
+    for most in (1, 2, 3):
+        best = min(tokens(ends) for ends in itertools.combinations(range(1, 9), most - 1))
+        shapes = np.array(bucket_shapes(lengths, most))
+        first = (nested[:, None] > shapes).any(-1).sum(-1)
+        assert len(shapes) <= most and shapes[first].sum() == best
+
+
+def test_a_long_clip_stands_alone():
+    """One clip of 1800 tokens among a thousand of 3 to 6: its batches are small and few."""
+    rng = np.random.default_rng(0)
+    store = sequences([*rng.integers(3, 7, 999), 1800], [*rng.integers(3, 7, 999), 1800])
+    members = Members(np.arange(1000), np.zeros(1000, np.int32))
+    assert bucket_shapes(cut_lengths(store, Limits(0, 0)))[-2:] == [(6, 6), (1800, 1800)]
+    buckets = evaluation_buckets(store, members, Limits(0, 0), 64)
+    assert sorted(np.concatenate([b.rows[b.rows >= 0] for b in buckets])) == list(range(1000))
+    long = buckets[-1]
+    assert (long.rows >= 0).sum() == 1 and len(long.rows) == 1
+    # Scores and weights of eight heads, for each pair of its tokens.
+    assert long.rows.size * (2 * 1800) ** 2 * 64 <= 1 << 30
+    for devices in (2, 4):
+        for bucket in evaluation_buckets(store, members, Limits(0, 0), 64, devices=devices):
+            assert bucket.rows.shape[1] % devices == 0
+
+
+def test_thousands_of_lengths_are_parted_in_no_time():
+    lengths = np.random.default_rng(0).lognormal(4, 1, (20_000, 2)).astype(int)
+    shapes = bucket_shapes(lengths)
+    assert len(shapes) == 3 and (np.array(shapes[-1]) == lengths.max(0)).all()

@@ -33,7 +33,7 @@ def test_products_grow_until_the_rate_stops_rising(monkeypatch):
     monkeypatch.setattr(product, "rate", lambda made: rates[made.size])
     assert product.large_product("float32", 64, 1024).size == 256
     assert product.large_product("float32", 64, 128).size == 128
-    monkeypatch.setattr(product.devices, "free_bytes", lambda: 2 * 12 * 128**2)
+    monkeypatch.setattr(product.memory, "free_bytes", lambda: 2 * 12 * 128**2)
     assert product.large_product("float32", 64, 1024).size == 64
 
 

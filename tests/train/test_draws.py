@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from avdiff_jax.runtime import devices
+from avdiff_jax.runtime import memory
 from avdiff_jax.runtime.stop import Stopped
 from avdiff_jax.train import draws
 from avdiff_jax.train.context import initialise_variables
@@ -101,7 +101,7 @@ def test_who_decides(wish, mode, gpu, gib, words, wanted, monkeypatch):
     b = tiny.make_context(c, 2)
     vars = initialise_variables(b)
     monkeypatch.setattr(draws.devices, "on_cpu", lambda mesh: not gpu)
-    monkeypatch.setattr(devices, "free_bytes", lambda: int(gib * (1 << 30)))
+    monkeypatch.setattr(memory, "free_bytes", lambda: int(gib * (1 << 30)))
     assert train_together(b, vars) == wanted
 
 

@@ -62,7 +62,7 @@ def test_scores_do_not_depend_on_order_or_bucket(vars, scores, monkeypatch):
     order = np.random.default_rng(0).permutation(len(scores))
     np.testing.assert_allclose(scores_of(vars, order), scores, atol=1e-6)
     buckets = scoring.evaluation_buckets
-    monkeypatch.setattr(scoring, "evaluation_buckets", lambda *a: buckets(*a, most=1))
+    monkeypatch.setattr(scoring, "evaluation_buckets", lambda *a, **k: buckets(*a, **k, most=1))
     np.testing.assert_allclose(scores_of(vars), scores, atol=1e-6)
 
 
