@@ -65,8 +65,8 @@ def test_a_terminal_of_ascii():
     code = (
         "from avdiff_jax.errors import UserError, one_sentence\n"
         "with one_sentence():\n"
-        "    print('50.1 \u00b1 0.2', 'caf\u00e9', 'f\udcff')\n"
-        "    raise UserError('no \u00e9')"
+        r"    print('50.1 \u00b1 0.2', 'caf\u00e9', 'f\udcff')" "\n"
+        r"    raise UserError('no \u00e9')"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment,

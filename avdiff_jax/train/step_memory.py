@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import UserError, note
 from avdiff_jax.runtime import devices, memory
 from avdiff_jax.train.optimisers import TrainState
 from avdiff_jax.train.setting import Setting
@@ -40,7 +40,7 @@ def check_step(setting: Setting, state: TrainState, inputs: dict[str, Any], key:
     )
     if needed > free:
         raise UserError(sentence)
-    print(f"note: {sentence}")
+    note(sentence)
 
 
 def describe_lengths(setting: Setting) -> str:
