@@ -10,8 +10,8 @@ from avdiff_jax.runtime import devices, memory
 from avdiff_jax.train.optimisers import TrainState
 from avdiff_jax.train.setting import Setting
 
-# XLA fuses operations: of what is estimated, steps took two fifths to all, those of long clips, for
-# which it matters, two thirds to all.
+# XLA fuses operations: of what is estimated, steps took two fifths to six fifths, those of long
+# clips, for which it matters, two thirds or more.
 OVERESTIMATE = 1.5
 NOTEWORTHY = 0.7  # share of the free memory
 

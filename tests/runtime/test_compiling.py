@@ -60,6 +60,7 @@ def programs(monkeypatch):
             found[function.__name__] += precisions(compiled.trace(*args, **more).jaxpr.jaxpr)
             return compiled(*args, **more)
 
+        call.trace = compiled.trace
         return call
 
     monkeypatch.setattr(jax, "jit", jit)

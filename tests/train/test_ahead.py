@@ -53,6 +53,7 @@ def test_described_as_called(words, changes, tmp_path):
         def called(*arguments):
             raise Called(arguments)
 
+        called.trace = program.trace  # for what a step takes
         services = tiny.services(tmp_path / str(phase.substage))
         with services.writer, pytest.raises(Called) as call:
             told = dataclasses.replace(setting, program=called)
