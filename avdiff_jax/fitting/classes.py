@@ -213,7 +213,8 @@ def choose_shots(
         if allowed[rarest] >= MOST_SHOTS:
             return MOST_SHOTS, []
         return allowed[rarest], [
-            f"{allowed[rarest]} shots, because {rarest!r} has {count_text(supply[rarest])}."]
+            f"{allowed[rarest]} shot{'s' * (allowed[rarest] > 1)}, because {rarest!r} has "
+            f"{count_text(supply[rarest])}."]
     check_request(shots, seed)
     short = min(novel, key=lambda name: supply[name].clips)
     if supply[short].clips < shots:

@@ -175,15 +175,20 @@ def configure(
 
 def describe_test(split: Split) -> list[str]:
     """How large the test is, what chance reaches, and which classes it leaves out."""
-    sets, classes = split["sets"], split["classes"]
-    base, novel = (sum(map(len, clips.values())) for clips in (
-        sets["test_base"], sets["test_novel"][0]))
+    classes, base, novel = split["classes"], *(
+        {name: len(ids) for name, ids in clips.items()}
+        for clips in (split["sets"]["test_base"], split["sets"]["test_novel"][0]))
+
+    def weigh(clips: Mapping[str, int]) -> str:
+        """What one clip may change, in percent of the mean over classes."""
+        return f"{100 / (len(clips) * min(clips.values())):.1f}"
+
     lines = [
-        f"The test: {base} clips of {len(classes['base1'] + classes['novel1'])} base classes, "
-        f"{novel} of {len(classes['novel2'])} novel ones; chance of FSL: "
-        f"{100 / len(classes['novel2']):.1f}."
+        f"The test: {sum(base.values())} clips of {len(base)} base classes, {sum(novel.values())} "
+        f"of {len(novel)} novel ones; one clip weighs up to {weigh(base)} of B and {weigh(novel)} "
+        f"of N. Chance of FSL: {100 / len(classes['novel2']):.1f}."
     ]
-    missing = sorted({*classes["novel2"]} - {*sets["test_novel"][0]})
+    missing = sorted({*classes["novel2"]} - {*novel})
     if missing:
         lines.append(f"Not measured, for all clips were needed for training: {', '.join(missing)}.")
     return lines

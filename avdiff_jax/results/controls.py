@@ -47,14 +47,15 @@ def compare(runs: Sequence[Finished], notes: Sequence[str] = ()) -> Comparison:
 
 
 def judge(method: Finished, control: Finished) -> str:
-    """Says which of the two is ahead by HM, in how many draws, and where its model lies."""
+    """Says which of the two is ahead by HM, in how many draws, and where its model lies. One that
+    is ahead in the mean but not in most draws is level with the other."""
     gap = harmonic_mean(control) - harmonic_mean(method)
-    if abs(gap) < LEVEL:
-        return (f"On your clips {label(method)} and {label(control)} are level: HM "
-                f"{harmonic_mean(method):.1f} and {harmonic_mean(control):.1f}.")
     ahead, behind = (control, method) if gap > 0 else (method, control)
     pairs = list(zip(ahead.draws, behind.draws, strict=True))
     times = sum(one["HM"] > other["HM"] for one, other in pairs)
+    if abs(gap) < LEVEL or 2 * times <= len(pairs):
+        return (f"On your clips {label(method)} and {label(control)} are level: HM "
+                f"{harmonic_mean(method):.1f} and {harmonic_mean(control):.1f}.")
     return (f"On your clips {label(ahead)} is ahead of {label(behind)} by {abs(gap):.1f} HM, in "
             f"{times} of {len(pairs)} draws; use it with --model={ahead.workdir}")
 

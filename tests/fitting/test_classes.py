@@ -33,7 +33,8 @@ def test_the_rarest_class_decides_the_shots(fewest, shots, untested):
     """A clip of it is left to be tested on, where it has two."""
     chosen = choose(clips(**PLENTY, other=8, rare=fewest))
     assert chosen.shots == shots and chosen.untested == ["rare"] * untested
-    told = [note for note in chosen.notes if note.startswith(f"{shots} shots, because 'rare' has")]
+    begin = f"{shots} shot{'s' * (shots > 1)}, because 'rare' has"
+    told = [note for note in chosen.notes if note.startswith(begin)]
     assert bool(told) == (shots < 5)
 
 

@@ -84,9 +84,11 @@ def test_what_it_says(made):
     for name, run in made.runs.items():
         hm = run.results["test"]["mean"]["HM"]
         assert f"{hm:.2f} ±" in rows[name]
-    assert "chance of FSL: 50.0." in text
+    joined = " ".join(text.split())
+    assert "5 of 1 novel ones; one clip weighs up to 12.5 of B and 20.0 of N. Chance" in joined
+    assert "Chance of FSL: 50.0." in joined
     assert "Not measured, for all clips were needed for training: fox." in text
-    assert "1 shots, because 'fox' has 1 clip." in text
+    assert "1 shot, because 'fox' has 1 clip." in text
     assert re.search(r"On your clips (ncm|linear) (is ahead of|and) (ncm|linear)", text)
     assert f"launch/predict.py --model {made.comparison.best.workdir} --clips FOLDER" in text
     assert "add_class" not in text  # neither of them can

@@ -36,10 +36,12 @@ def test_the_sentence(ahead, best, sentence, tmp_path):
 
 def test_draws_that_disagree_are_counted(tmp_path):
     method, control = runs_of(tmp_path, avdiff=2, linear=0)
-    swapped = [*control.draws[:2], {**control.draws[2], "HM": 90.0}]
-    control.results["test"]["draws"] = swapped
+    draws = [{**draw, "HM": 90.0} for draw in control.draws]
+    control.results["test"]["draws"] = [*control.draws[:2], draws[2]]
     assert "avdiff is ahead of linear by 2.0 HM, in 2 of 3 draws" in (
         compare([method, control]).sentence)
+    control.results["test"]["draws"] = [control.draws[0], *draws[1:]]
+    assert "avdiff and linear are level: HM 52.0 and 50.0." in compare([method, control]).sentence
 
 
 def test_the_table(tmp_path):
