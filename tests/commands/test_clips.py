@@ -132,7 +132,7 @@ def test_evaluate(made, run, tmp_path):
     code, out, err = run("evaluate", "--model", made[0].folder / "ncm", "--clips", "new",
                          "--out", "e")
     assert code == 0, err
-    assert "own-clips" in out and (tmp_path / "e" / "results.json").exists()
+    assert "own-new" in out and (tmp_path / "e" / "results.json").exists()
 
 
 def test_feature_files(made, run, tmp_path):
