@@ -21,7 +21,7 @@ from argparse import Namespace
 from typing import NamedTuple
 
 from avdiff_jax.cli.flags import Parser, check_outputs
-from avdiff_jax.data import clip_source, of_config
+from avdiff_jax.data import clip_source
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.splits.sets import DRAWS
@@ -31,6 +31,7 @@ from avdiff_jax.inference.sources import open_source
 from avdiff_jax.results import run_table
 from avdiff_jax.runtime import devices
 from avdiff_jax.train import evaluation
+from avdiff_jax.train.run_data import open_run_data
 
 
 def parser() -> Parser:
@@ -79,7 +80,7 @@ def find_data(args: Namespace, model: Trained) -> Data:
     if args.split or not pathlib.Path(args.model).is_dir():
         raise UserError("name the test clips with --clips, --store, --npz or --manifest too: "
                         "only a workdir has its own")
-    store, split = of_config.open_data(model.info.config, pathlib.Path(args.model))
+    store, split = open_run_data(model.info.config, pathlib.Path(args.model))
     return Data(clip_source.of_store(store), split, None)
 
 

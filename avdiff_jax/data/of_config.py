@@ -15,16 +15,28 @@ def find_store(config: ConfigDict) -> pathlib.Path:
     return pathlib.Path(config.data.store or f"data/{config.dataset}.h5")
 
 
+def is_embedded(config: ConfigDict) -> bool:
+    """Whether the data are made up in the workdir."""
+    return bool(config.data.synthetic.classes and not config.data.store)
+
+
+def find_files(config: ConfigDict, workdir: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """The paths of the store and of the split of a configuration."""
+    if is_embedded(config):
+        return workdir / "synthetic.h5", workdir / "split.json"
+    split = config.data.split or f"data/{config.dataset}-{config.shots}shot.json"
+    return find_store(config), pathlib.Path(split)
+
+
 def open_data(config: ConfigDict, workdir: pathlib.Path) -> tuple[Store, split_file.Split]:
     """Store and split of a configuration; the embedded default is made in the workdir.
 
     Raises:
       UserError: a file is missing (the sentence says how to make it) or wrong.
     """
-    name = config.dataset
-    spec = config.data.synthetic
-    if spec.classes and not config.data.store:
-        store_path, split_path = workdir / "synthetic.h5", workdir / "split.json"
+    store_path, split_path = find_files(config, workdir)
+    if is_embedded(config):
+        spec = config.data.synthetic
         if not store_path.exists():
             synthetic.synthesize(
                 store_path, seed=config.seed, classes=spec.classes,
@@ -38,8 +50,6 @@ def open_data(config: ConfigDict, workdir: pathlib.Path) -> tuple[Store, split_f
             )
             split_file.write(split, split_path)
         return store, split_file.load(split_path)
-    store_path = find_store(config)
-    split_path = pathlib.Path(config.data.split or f"data/{name}-{config.shots}shot.json")
     for path, flag, verb in (
         (store_path, "data.store", "import"), (split_path, "data.split", "split"),
     ):

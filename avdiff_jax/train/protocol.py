@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.data.feed import Feed
-from avdiff_jax.data.of_config import open_data
 from avdiff_jax.data.splits import stages as stage_sets
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.splits.stages import Stage
@@ -30,6 +29,7 @@ from avdiff_jax.train.context import StageContext, initialise_variables, prepare
 from avdiff_jax.train.draws import choose_draw_phases, split_draws
 from avdiff_jax.train.records import SubstageRecord
 from avdiff_jax.train.report import report
+from avdiff_jax.train.run_data import hold_data
 from avdiff_jax.train.stage import prepare_state, run_stage1, run_stage2
 from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.train.workdir import (
@@ -125,7 +125,7 @@ def claim_and_open(
 
     def begin():
         with claimed(workdir, config, resume or jax.process_index() > 0):
-            store, split = open_data(config, workdir)
+            store, split = hold_data(config, workdir)
             return store, {n: choose_stage(config, split, store, n) for n in (1, 2)}
 
     return hosts.in_turn(begin)

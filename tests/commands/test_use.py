@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -150,6 +151,15 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
     tiny.rewritten(store, tmp_path / "base.h5", order, keep)
     refused("and 0 of novel classes", "evaluate", "--model", model, "--store", "base.h5",
             "--out", "g")
+
+
+def test_evaluate_of_a_run_wants_its_own_data(run, refused, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "w", ignore=shutil.ignore_patterns("checkpoints"))
+    record = json.loads((tmp_path / "w" / "data.json").read_text())
+    record["store"]["fingerprint"] = "of before"
+    (tmp_path / "w" / "data.json").write_text(json.dumps(record))
+    refused("tiny.h5 holds other data than when the run in w began (then of before, now",
+            "evaluate", "--model", "w", "--out", "e")
 
 
 # --- which clips count

@@ -520,11 +520,12 @@ def _read_curves(folder):
 
 
 def _make_workdir(folder):
-    from avdiff_jax.train import workdir
+    from avdiff_jax.train import run_data, workdir
     from avdiff_jax.train.records import Stage1Record
     from tests import tiny
 
     workdir.claim(folder, tiny.config(), False)
+    run_data.hold_data(tiny.config(), folder)
     part = {"epochs": 2, "cuts": [1], "measured": {"val/B": 3.0}, "seconds": 1.0}
     trial = {"filled": {"model.head": "linear"}, "ausuc": 50.0}
     workdir.write_record(folder, Stage1Record.from_json({
@@ -533,10 +534,11 @@ def _make_workdir(folder):
 
 
 def _read_workdir(folder):
-    from avdiff_jax.train import workdir
+    from avdiff_jax.train import run_data, workdir
     from tests import tiny
 
     workdir.claim(folder, tiny.config(), (folder / "config.json").exists())
+    run_data.open_run_data(tiny.config(), folder)
     found = workdir.read_record(folder)
     assert found is None or found.substage1.epochs >= 0
 
