@@ -26,6 +26,20 @@ def test_schedules_that_reach_pure_noise(kind, steps):
     assert (np.diff(s.alpha_bar) < 0).all() and 0 < s.beta.min() and s.beta.max() < 1
 
 
+def test_cosine_schedule_by_hand():
+    """alpha_bar_t = f(t + 1) / f(0) with f(t) = cos^2((t / T + s) / (1 + s) pi / 2), s = 0.008;
+    no beta above 0.999 (Nichol & Dhariwal 2021, Eq. 17)."""
+    f = np.cos((np.array([0, 0.25, 0.5, 0.75]) + 0.008) / 1.008 * np.pi / 2) ** 2
+    bar = np.append(f[1:] / f[0], 0.001 * f[3] / f[0])
+    np.testing.assert_allclose(diffusion.schedule(4, "cosine").alpha_bar, bar, rtol=1e-5)
+
+
+def test_scaled_schedule_by_hand():
+    """1000 steps' worth of noise in T steps: the line of `linear` times 1000 / T, at most 0.999."""
+    beta = np.minimum(np.linspace(1e-4, 0.02, 10) * 100, 0.999)
+    np.testing.assert_allclose(diffusion.schedule(10, "scaled").beta, beta, rtol=1e-6)
+
+
 @pytest.mark.parametrize("steps, kind", [(0, "linear"), (5, "quadratic")])
 def test_nonsense_is_refused(steps, kind):
     with pytest.raises(ValueError, match=r"must be at least 1|unknown schedule"):

@@ -413,6 +413,16 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(temperature):
     np.testing.assert_allclose(found, temperature, rtol=0.15)
 
 
+def test_a_class_counts_the_same_for_the_temperature_however_many_clips_it_has():
+    scores, labels, is_base = scored_clips(1.0, n=60)
+    often = np.concatenate([np.arange(60), *[np.flatnonzero(labels == 2)] * 9])
+    once, ten_times = (
+        metrics.fitted_temperature(scores[rows], labels[rows], is_base, 0.4)
+        for rows in (np.arange(60), often)
+    )
+    np.testing.assert_allclose(ten_times, once, rtol=1e-6)
+
+
 def test_scores_that_never_err_are_not_divided_by_nothing():
     found = metrics.fitted_temperature(np.eye(4), np.arange(4), np.array([1, 1, 0, 0], bool), 0.0)
     assert 1e-3 <= found < 0.1

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax import losses
 from avdiff_jax.methods import METHODS, avca, avdiff, linear, protogan, sldg, tcaf, tsl
 from avdiff_jax.methods.method import with_params
 from avdiff_jax.methods.shared import gan
@@ -33,37 +32,6 @@ draw = jax.jit(toy.draw, static_argnums=1)
 
 
 # Losses
-
-
-def test_triplet_by_hand():
-    zero = jnp.zeros((3, 2))
-    positive = jnp.array([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]])  # distances 5, 1, 0
-    negative = jnp.array([[0.0, 2.0], [0.0, 9.0], [0.0, 0.0]])  # 2, 9, 0
-    close(losses.triplet(zero, positive, negative), [4, 0, 1], 1e-5)
-    slope = jax.grad(lambda a: losses.triplet(a, zero, negative).sum())(zero)
-    assert np.isfinite(slope).all()  # also where anchor and positive are the same
-
-
-def test_negatives_never_share_the_label():
-    labels = jnp.array([0, 0, 1, 2, 2, 2])
-    draws, found = jax.vmap(lambda k: losses.negatives(k, labels))(
-        jax.random.split(jax.random.key(0), 3000)
-    )
-    assert found.all()
-    assert (labels[draws] != labels[None]).all()
-    counts = np.bincount(np.asarray(draws[:, 2]), minlength=6)  # of class 1: five others
-    close(counts / 3000, [0.2, 0.2, 0, 0.2, 0.2, 0.2], 0.03)
-
-
-def test_a_batch_of_one_class_has_no_negatives():
-    _, found = losses.negatives(jax.random.key(0), jnp.zeros(4, int))
-    assert not found.any()
-    assert losses.mean_where(jnp.ones(4), found) == 0
-
-
-def test_mean_where_by_hand():
-    values, used = jnp.array([1.0, 5.0, jnp.nan]), jnp.array([True, True, False])
-    assert losses.mean_where(values, used) == 3
 
 
 def test_kl_by_hand():

@@ -1,5 +1,8 @@
 """Scores that depend on nothing but the clip, and what stage 2 takes over from stage 1."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.train import context, measure, scoring
 from avdiff_jax.train import stage as stages
 from avdiff_jax.train.context import (
+    batch_training_clips,
     initialise_variables,
     iterate_training_clips,
     measure_audio_scaling,
@@ -137,6 +141,64 @@ def test_initial_variables_are_a_function_of_seed_and_stage(vars):
     other = initialise_variables(tiny.make_context(tiny.config(seed=43)))
     assert tiny.differ(other.params, vars.params)
     assert tiny.differ(other.buffers["fourier"], vars.buffers["fourier"])
+
+
+def test_each_stage_has_a_first_key_of_its_own():
+    """By a method whose variables are the key that they are drawn from."""
+    b = tiny.make_context(tiny.config())
+    method = b.method._replace(init=lambda info, batch, key: jax.random.key_data(key))
+    one, two = (
+        np.asarray(initialise_variables(dataclasses.replace(b, method=method, number=number)))
+        for number in (1, 2)
+    )
+    assert (one != two).any()
+
+
+def test_each_draw_is_trained_on_its_own_shots():
+    context = SimpleNamespace(stage=SimpleNamespace(base="base", novel=("a", "b", "c")))
+    for draw, shots in enumerate("abc"):
+        assert stages.members_of(context, Phase(2, 2, draw)) == (("base", shots),)
+    every = (("base", "a"), ("base", "b"), ("base", "c"))
+    assert stages.members_of(context, Phase(2, 2, None)) == every
+    assert stages.members_of(context, Phase(2, 1)) == (("base",),)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_epochs_gamma_and_temperature_are_chosen_on_val(mode, monkeypatch):
+    """Under the limits for Val, whether its clips are fused each time or once."""
+    b = tiny.make_context(tiny.config(train__frozen_mode=mode))
+    right, batched = np.eye(len(b.info.classes), dtype=np.float32), []
+
+    def batch(context, members, test):
+        batched.append((members, test))
+        return members
+
+    monkeypatch.setattr(stages, "batch_members", batch)
+    monkeypatch.setattr(stages, "score_members", lambda *arguments: right[arguments[-1].labels])
+    monkeypatch.setattr(stages, "fuse_members", lambda _, __, members, count: members.labels)
+    b = dataclasses.replace(b, judge=lambda variables, labels: right[labels])
+    assert stages.select_by_base_accuracy(b)(None) == {"score": 100, "val/B": 100}
+    measured = stages.select_by_harmonic_mean(b, None)(None)
+    assert measured["score"] == measured["val/HM"] == measured["val/AUSUC"] == 100
+    assert measured["val/temperature"] < 0.1 and measured["val/gamma"] == 0
+    val = b.stage.eval_base
+    tiny.same(batched, [(val, False), (concat_members(val, b.stage.eval_novel[0]), False)])
+
+
+def test_val_and_test_have_limits_of_their_own():
+    b = tiny.make_context(tiny.config(data__val_max_video=3, data__test_max_video=5))
+    longest = [
+        max(bucket.lengths.video for bucket in batch_members(b, b.stage.eval_base, test).buckets)
+        for test in (False, True)
+    ]
+    assert longest == [3, 5]
+
+
+def test_training_clips_are_fused_as_long_as_they_are_trained_on():
+    b = tiny.make_context(tiny.config(data__train_max_video=4))
+    assert b.lengths.video == 4 and b.feed.store.video.lengths.max() > 4
+    for bucket in batch_training_clips(b, b.stage.base).buckets:
+        assert (np.array(bucket.lengths) <= b.lengths).all()
 
 
 class Substages:

@@ -1,6 +1,7 @@
 """Section 4.3: the plateau rule, the best epoch, what is frozen, which clips are drawn."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,9 +10,9 @@ from avdiff_jax.data.windows import ROLES
 from avdiff_jax.errors import UserError
 from avdiff_jax.train import substage
 from avdiff_jax.train.context import initialise_variables
-from avdiff_jax.train.optimisers import cut_rate, learning_rate
+from avdiff_jax.train.optimisers import TrainState, copy_tree, cut_rate, learning_rate
 from avdiff_jax.train.records import Phase, SubstageRecord
-from avdiff_jax.train.setting import Schedule, make_dropout_key, plan_epoch
+from avdiff_jax.train.setting import Schedule, Setting, make_dropout_key, plan_epoch
 from avdiff_jax.train.stage import prepare_substage
 from avdiff_jax.train.substage import SubstageRun, check_finite, judge_plateau, run_substage
 from avdiff_jax.train.workdir import open_checkpoints
@@ -55,13 +56,14 @@ def test_patience_zero_cuts_at_once():
 
 
 class Scripted:
-    """`select` that returns given scores and keeps what it was shown."""
+    """`select` that returns given scores and copies what it was shown. On the devices: variables of
+    which the host has a view are never given away, and a missing copy would go unnoticed."""
 
     def __init__(self, scores):
         self.scores, self.seen = list(scores), []
 
     def __call__(self, vars):
-        self.seen.append(jax.device_get(vars))
+        self.seen.append(copy_tree(vars))
         return {"score": self.scores[len(self.seen) - 1], "val/B": 1.0}
 
 
@@ -188,6 +190,48 @@ def test_plans_hold_the_right_clips():
         tiny.same(plans[2], plan_epoch(setting, 2))
 
 
+class Losses:
+    """A source whose plans are the losses of an epoch: 1, 2, ... of base and 10, 20, ... of novel
+    clips."""
+
+    mesh, data = tiny.mesh(), None
+
+    def __init__(self, steps):
+        self.steps = lambda *_: steps
+
+    def plan(self, members, lengths, batch, steps, seed):
+        *_, epoch, role = seed
+        return np.float32(np.arange(1, steps + 1) + 100 * epoch) * (1, 10)[role]
+
+    def inputs(self, plan, lengths):
+        return jax.device_put(plan, self.mesh.devices.flat[0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_an_epoch_is_told_as_the_mean_of_its_updates(steps, tmp_path, monkeypatch):
+    """However many of them a dispatch makes."""
+    c = tiny.config(train__batches=6)
+    b = tiny.make_context(c)
+
+    @jax.jit
+    def program(state, data, inputs, key):
+        return state, {f"{role}/main/loss": losses for role, losses in inputs.items()}
+
+    setting = Setting(
+        Phase(1, 2), b.method, b.info, Losses(steps), None, ((None, None),), b.lengths, program
+    )
+    monkeypatch.setattr(substage, "learning_rate", lambda state: 0.5)
+    state, services = TrainState({}, {}, jnp.zeros((), int)), tiny.services(tmp_path)
+    with services.writer:
+        record = run_substage(setting, state, Schedule(2), services, 0).record
+    first, second = tiny.lines(tmp_path)
+    for line, mean in ((first, 3.5), (second, 103.5)):
+        assert line["stage1-substage2/base/main/loss"] == mean
+        assert line["stage1-substage2/novel/main/loss"] == 10 * mean
+        assert line["stage1-substage2/learning_rate"] == 0.5
+    assert record.last == {"base/main/loss": 103.5, "novel/main/loss": 1035}
+
+
 def test_random_numbers_differ_between_phases():
     c = tiny.config()
     phases = [Phase(1, 1), Phase(1, 2), Phase(2, 1), *(Phase(2, 2, d) for d in range(3))]
@@ -268,8 +312,7 @@ def test_the_next_dispatch_is_sent_before_the_last_is_read(
     assert " ".join(steps) == order
     metrics = [tree for tree in fetched if isinstance(tree, dict) and "base/main/loss" in tree]
     assert len(metrics) == 6
-    # Besides them, the test itself fetches the first state, and what it was shown.
-    assert len(fetched) == 6 + 1 + len(scores or [])
+    assert len(fetched) == 6 + 1  # besides them, the test itself fetches the first state
 
 
 def test_a_loss_that_is_not_finite_is_noticed_before_anything_is_saved(tmp_path, monkeypatch):

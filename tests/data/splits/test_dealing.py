@@ -60,6 +60,12 @@ def test_many_classes_of_few_groups(seed):
     np.testing.assert_allclose([clips[side] / 2200 for side in SIDES], SHARES, atol=0.06)
 
 
+def test_the_seed_decides_who_goes_where():
+    content, kind_of = own_groups([2] * 8, KINDS)
+    one, again, other = (deal(content, kind_of, 1, seed) for seed in (0, 0, 1))
+    assert one == again != other
+
+
 def planted(rng):
     """A set with a way to split it: sides are chosen first, and then clips that meet each need."""
     shots, n_groups = int(rng.integers(1, 8)), int(rng.integers(6, 30))

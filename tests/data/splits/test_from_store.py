@@ -93,6 +93,16 @@ def test_split_by_clip_has_the_shares_of_table_1():
     assert all("on both sides" in note for note in split["notes"]) and len(split["notes"]) == 4
 
 
+@pytest.mark.parametrize("by, sizes", [("clip", [14, 2, 16]), ("group", [12, 4, 16])])
+def test_validation_and_test_have_their_own_shares(by, sizes):
+    """An eighth of validation, a half of test: by clip of what is not test, by group of all."""
+    store = make_store(by_subject())  # 32 clips a class, in 8 groups of 4
+    split = make_split(store, 2, 0, by=by, val=0.125, test=0.5, **QUARTERS)
+    for name in split["classes"]["base1"]:
+        sets = ("train1_base", "val_base", "test_base")
+        assert [len(split["sets"][key][name]) for key in sets] == sizes
+
+
 def test_small_classes_keep_a_clip_in_every_set():
     """A tenth of four clips is none, and yet one is validation and one is test."""
     store = make_store(ungrouped(n_subjects=1, repeats=4))
