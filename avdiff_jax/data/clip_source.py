@@ -40,7 +40,7 @@ class Features(NamedTuple):
     video: np.ndarray | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ClipSource:
     """Clips of one place.
 
@@ -73,6 +73,10 @@ class ClipSource:
     match_rate: bool = False
     accept_values: bool = False
     is_alike: bool = False
+
+    def __repr__(self):
+        classes = f", {len(self.class_names)} classes" if self.class_names else ""
+        return f"ClipSource({self.place}: {len(self)} clips{classes})"
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -45,7 +45,7 @@ class Examples(NamedTuple):
     clips: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Trained:
     """A trained model.
 
@@ -73,6 +73,11 @@ class Trained:
     trained_on: TrainingSet | None = None
     origin: Origin | None = None
     examples: Examples | None = None
+
+    def __repr__(self):
+        counts = ", ".join(f"{self.kinds.count(kind)} {kind}" for kind in contents.KINDS
+                           if kind in self.kinds)
+        return f"Trained({self.info.config.method}, classes: {counts})"
 
     @property
     def method(self) -> Method:

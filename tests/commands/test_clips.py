@@ -95,6 +95,8 @@ def test_video_files_become_what_the_model_was_trained_on(made):
         np.testing.assert_array_equal(ours.video, theirs.video)
     model = fitted.model("ncm")
     np.testing.assert_array_equal(model.scores(source), model.score_all(wanted))
+    assert repr(source) == f"ClipSource({clips}: 24 clips, 4 classes)"
+    assert repr(model) == "Trained(ncm, classes: 3 base, 1 novel)"
 
 
 def test_predict(made, run, tmp_path):
