@@ -26,7 +26,7 @@ help:
 	@echo "make test-all  both"
 	@echo "make test-gpu  the tests that mean something on a GPU (it needs one)"
 	@echo "make test-ends the quick tests with the lowest and with the newest versions allowed"
-	@echo "make encoders  the weights with which launch/extract.py encodes clips by default (70 MB)"
+	@echo "make encoders  what makes features of clips and text of class names by default (160 MB)"
 	@echo "make profile   where the time of a step goes: a trace, the costliest kernels, idle time"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
