@@ -80,13 +80,16 @@ def choose_split(
       UserError: the classes have too few clips for it, or the names contradict each other.
     """
     by = by or ("group" if store.groups is not None else "clip")
-    chosen = choose_classes(measure_supply(store, by), shots, novel, base, seed)
+    supply = measure_supply(store, by)
+    chosen, notes = choose_classes(supply, shots, novel, base, seed), []
+    if without := sorted({*store.class_names} - {*supply}):
+        notes.append(f"No clip gave features, so not among the classes: {', '.join(without)}.")
     share = SHARE_HELD_OUT if by == "clip" else None
     split = make_split(
         store, chosen.shots, seed, base=chosen.base1, novel1=chosen.novel1, novel2=chosen.novel2,
         by=by, val=share, test=share, untested=chosen.untested,
     )
-    return split, chosen.notes
+    return split, (*notes, *chosen.notes)
 
 
 def measure_supply(store: Store, by: str) -> dict[str, Supply]:
@@ -170,7 +173,8 @@ def divide(
         raise UserError(
             f"there are {len(base_names)} classes to be base ones and {len(novel_names)} to be "
             "novel ones, but two and one are needed, a base one with 3 clips (in as many groups, "
-            "where there are groups): add classes or clips, or change which are novel"
+            "where groups are held out): add classes or clips, change which are novel, or hold out "
+            "clips instead of groups"
         )
     return base_names, novel_names, notes
 

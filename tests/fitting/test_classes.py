@@ -122,6 +122,13 @@ def test_a_split_of_a_store(by):
         assert len(split["sets"]["test_base"][split["classes"]["base1"][0]]) == 6
 
 
+def test_a_class_without_clips_is_told_of():
+    store = make_store([(f"{name}{i}", name, None) for name in "abcdef" for i in range(12)])
+    store.class_names = (*store.class_names, "silent")
+    _, notes = choose_split(store)
+    assert "No clip gave features, so not among the classes: silent." in notes
+
+
 def test_a_class_that_is_not_measured():
     counts = {**PLENTY, "x": 4, "y": 1}
     store = make_store([(f"{name}{i}", name, None) for name, count in counts.items()
