@@ -20,7 +20,7 @@ import signal
 
 from absl import logging
 
-from avdiff_jax.cli.flags import Parser, check_outputs
+from avdiff_jax.cli.flags import Parser
 from avdiff_jax.errors import one_sentence
 from avdiff_jax.extract import encoders
 from avdiff_jax.fitting.fit import fit
@@ -35,6 +35,7 @@ def parser() -> Parser:
     add = p.add_argument
     add("--clips", required=True, metavar="FOLDER|CSV", help="video files or features, in classes")
     add("--out", required=True, metavar="DIR", help="where everything is written")
+    p.set_defaults(outputs=("out",))  # a fit goes on there, so there is nothing to --overwrite
     add("--novel", default="auto", metavar="FILE|auto",
         help="classes to be learnt from few clips, a name a line; auto: those with too few to be "
              "base")
@@ -57,7 +58,6 @@ def main(argv=None):
     """Fits and says what came of it."""
     with one_sentence():
         args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
-        check_outputs(args, args.out)
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
         devices.configure()
         names = {kind: text_files.lines(path) if path and path != "auto" else None
