@@ -3,7 +3,7 @@
     python launch/convert.py --checkpoint best.pt --config configs/ucf.py:5shot,published \\
         --store data/ucf.h5 --split data/ucf-5shot.json --out ucf.npz
 
-PyTorch is needed for this alone. The configuration gives the sizes (--config.x.y=v changes one);
+PyTorch is not needed. The configuration gives the sizes (--config.x.y=v changes one);
 store and split give the classes, their text vectors and the seconds per token. The outputs of the
 classifier are taken to be the classes of stage 2 in the order of their names; --classes names them
 otherwise. Every weight is used or named as unused.

@@ -8,14 +8,18 @@ from ml_collections import ConfigDict
 from avdiff_jax.cli.choices import fields
 from avdiff_jax.data.training_set import TrainingSet
 from avdiff_jax.data.windows import Lengths
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import UserError, note
 from avdiff_jax.inference.contents import BASE, NOVEL, fit_variables, flat
 from avdiff_jax.inference.model import Trained
+from avdiff_jax.io.files import FilePath
+from avdiff_jax.io.torch_file import read_state
 from avdiff_jax.methods.method import Info, Vars, scaling_buffers
 
 # Made by the published code but never used by it.
 UNUSED = ("discriminator_seen_novel.", "num_batches_tracked")
 
+# What DataParallel and torch.compile put in front of every name.
+WRAPPERS = ("module.", "_orig_mod.")
 
 # What the published checkpoints have in common, of the fields that a configuration can change.
 PUBLISHED = {
@@ -146,37 +150,20 @@ def variables(state: dict[str, np.ndarray], buffers: dict) -> Vars:
     )
 
 
-def read_checkpoint(path) -> dict[str, np.ndarray]:
-    """The state of a published file, {"model": state, ...}, by PyTorch's loader of plain tensors,
-    which runs no code from the file.
+def read_checkpoint(path: FilePath) -> dict[str, np.ndarray]:
+    """The state of a published file, {"model": state, ...}, read without PyTorch; names without
+    what PyTorch's wrappers put in front of all of them.
 
     Raises:
-      UserError: PyTorch is not installed, or the file is none that this loader reads.
+      UserError: the file is none of torch.save, or holds more than plain tensors.
     """
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            f"reading {path} needs PyTorch, which is not installed: pip install torch "
-            "--index-url https://download.pytorch.org/whl/cpu"
-        ) from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): name another") from None
-    except Exception as error:  # on a file that is none of its own it fails in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path} is no checkpoint of plain tensors ({reason}): "
-            "copy it again, or save its state_dict alone"
-        ) from None
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(
-            f"{path} holds no state_dict, at its top or under 'model': name a checkpoint of the "
-            "published code"
-        )
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    state = read_state(path)
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in state):
+            note(f"all names in {path} begin with {prefix!r}, which a wrapper of PyTorch puts "
+                 "there: it was left out")
+            state = {name.removeprefix(prefix): array for name, array in state.items()}
+    return state
 
 
 def trained(

@@ -11,6 +11,7 @@ import zipfile
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+import jax.dtypes
 import numpy as np
 
 from avdiff_jax.errors import UserError
@@ -20,9 +21,10 @@ from avdiff_jax.io.safe_pickle import read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # opens a file of the older form
 MAX_BYTES = 8 << 30  # of one storage; more is a mistake
+BFLOAT16 = "bfloat16"  # which NumPy does not know by itself
 STORAGES = {
-    "Double": "f8", "Float": "f4", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2",
-    "Char": "i1", "Byte": "u1", "Bool": "?",
+    "Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": BFLOAT16, "Long": "i8", "Int": "i4",
+    "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?",
 }
 TENSOR = "tensor"  # marks what a tensor is spelled with
 
@@ -39,11 +41,15 @@ _NAMES = MappingProxyType({
     **{f"torch.{name}Storage": dtype for name, dtype in STORAGES.items()},
     "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch.Size": tuple,
+    "torch.device": lambda *words: list(words),
 })
 
 
 def read_state(path: FilePath) -> dict[str, np.ndarray]:
-    """The named tensors of a saved state_dict, at its top or under "state_dict" or "model".
+    """The named tensors of a saved state_dict, at its top or under "state_dict" or "model"; those
+    of bfloat16 as float32.
 
     Raises:
       UserError: the file cannot be read, is none of torch.save, asks for more than plain tensors,
@@ -57,10 +63,14 @@ def read_state(path: FilePath) -> dict[str, np.ndarray]:
             for key in ("state_dict", "model"):
                 if isinstance(content, dict) and isinstance(content.get(key), dict):
                     content = content[key]
-            if not isinstance(content, dict) or not content:
+            state = {
+                _name(key): _array(value, storages)
+                for key, value in (content.items() if isinstance(content, dict) else ())
+                if isinstance(value, tuple) and value[:1] == (TENSOR,)
+            }
+            if not state:
                 raise ValueError(f"a {type(content).__name__} without named tensors")
-            return {_name(key): _array(value, storages) for key, value in content.items()
-                    if isinstance(value, tuple) and value[:1] == (TENSOR,)}
+            return state
         except UserError:
             raise
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, EOFError,
@@ -127,7 +137,7 @@ def _collect_widths(value: Any, widths: dict[str, int]) -> None:
             _collect_widths(part, widths)
     elif isinstance(value, tuple) and value[:1] == (TENSOR,):
         _, dtype, key, *_ = value[1]
-        widths[_name(key)] = np.dtype(dtype).itemsize
+        widths[_name(key)] = _numpy(dtype).itemsize
     elif isinstance(value, (list, tuple)):
         for part in value:
             _collect_widths(part, widths)
@@ -136,7 +146,7 @@ def _collect_widths(value: Any, widths: dict[str, int]) -> None:
 def _array(tensor: tuple, storages: dict[str, bytes]) -> np.ndarray:
     """One tensor as a contiguous array; its reach is checked against what is there."""
     _, (_, dtype, key, *_), offset, size, stride = tensor
-    values = np.frombuffer(storages[_name(key)], np.dtype(dtype))
+    values = np.frombuffer(storages[_name(key)], _numpy(dtype))
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError(f"a tensor of shape {size} with strides {stride}")
@@ -149,4 +159,8 @@ def _array(tensor: tuple, storages: dict[str, bytes]) -> np.ndarray:
         raise ValueError(f"a tensor that reaches to {last} of {len(values)} numbers")
     view = np.lib.stride_tricks.as_strided(
         values[offset:], size, [step * values.itemsize for step in stride], writeable=False)
-    return view.copy()
+    return view.astype(np.float32) if dtype == BFLOAT16 else view.copy()
+
+
+def _numpy(dtype: str) -> np.dtype:
+    return np.dtype(jax.dtypes.bfloat16 if dtype == BFLOAT16 else dtype)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import sys
 from pathlib import Path
 
 import jax
@@ -20,6 +19,7 @@ from avdiff_jax.inference import model as models
 from avdiff_jax.methods.method import Info
 from configs import common
 from tests import ROOT
+from tests.io.torch_files import Parameter, Sparse, Tensor, write
 
 # Of the library that reads configuration files.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -163,9 +163,20 @@ def refused(command, words, capsys):
     return capsys.readouterr().err
 
 
-def test_command(command, files, golden, monkeypatch, capsys):
-    """All but the reading of the file, which needs PyTorch."""
-    monkeypatch.setattr(pytorch_weights, "read_checkpoint", lambda path: golden[0])
+def checkpoint(state, kind=None, prefix="", wrap=lambda tensor: tensor):
+    """best.pt with a state, as the published code writes it."""
+    tensors = {
+        prefix + name: wrap(Tensor(array, STORAGE.get(array.dtype.kind) or kind, key=str(i)))
+        for i, (name, array) in enumerate(state.items())
+    }
+    write("best.pt", {"model": tensors, "epoch": 3, "optimizer": {"lr": 0.1}})
+
+
+STORAGE = {"i": "LongStorage"}
+
+
+def test_command(command, files, golden, capsys):
+    checkpoint(golden[0], "FloatStorage")
     command(WORDS)
     out = capsys.readouterr().out
     assert "85 arrays of best.pt used, 10 unused: A_enc.fc.1.num_batches_tracked" in out
@@ -181,10 +192,34 @@ def test_command(command, files, golden, monkeypatch, capsys):
     np.testing.assert_array_equal(turned.info.text, model.info.text[::-1])
 
 
-def test_command_refuses(command, files, golden, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert "needs PyTorch, which is not installed: pip install" in refused(command, WORDS, capsys)
-    monkeypatch.setattr(pytorch_weights, "read_checkpoint", lambda path: golden[0])
+@pytest.mark.parametrize("kind, more, most", [
+    ("BFloat16Storage", {}, 0.02),
+    ("FloatStorage", {"wrap": Parameter}, 1e-5),
+    ("FloatStorage", {"prefix": "module."}, 1e-5),
+])
+def test_other_forms_of_the_same_weights(kind, more, most, command, files, golden, capsys):
+    checkpoint(golden[0], kind, **more)
+    command(WORDS)
+    scores = unchecked("model.npz").scores(*lists(golden[1]))
+    assert np.abs(scores - want()).max() < most
+    said = "begin with 'module.', which a wrapper of PyTorch" in capsys.readouterr().err
+    assert said == ("prefix" in more)
+
+
+def test_files_that_are_no_checkpoint(command, files, golden, capsys):
+    assert "best.pt cannot be read" in refused(command, WORDS, capsys)
+    write("best.pt", {"model": [1, 2]})
+    assert "a dict without named tensors" in refused(command, WORDS, capsys)
+    write("best.pt", {"model": {"w": Sparse()}})
+    assert "asks for torch._utils._rebuild_sparse_tensor" in refused(command, WORDS, capsys)
+    write("best.pt", {"model": Path("x")})  # an object that only code could bring to life
+    assert "asks for pathlib.PosixPath" in refused(command, WORDS, capsys)
+    Path("best.pt").write_text("text")
+    assert "is not a readable pickle" in refused(command, WORDS, capsys)
+
+
+def test_command_refuses(command, files, golden, capsys):
+    checkpoint(golden[0], "FloatStorage")
     assert "data.audio_scale=255, not standardize" in refused(
         command, [*WORDS, "--config.data.audio_scale=standardize"], capsys)
     assert "unrecognized arguments: more" in refused(command, [*WORDS, "more"], capsys)
@@ -202,12 +237,3 @@ def test_with_pytorch(command, files, golden, capsys):
     torch.save({"model": state, "epoch": 3, "optimizer": {"lr": 0.1}}, "best.pt")
     command(WORDS)
     assert np.abs(unchecked("model.npz").scores(*lists(golden[1])) - want()).max() < 1e-5
-    Path("model.npz").unlink()
-    torch.save({"model": [1, 2]}, "best.pt")
-    assert "holds no state_dict" in refused(command, WORDS, capsys)
-    torch.save({"model": Path("x")}, "best.pt")  # an object that only code could bring to life
-    assert "no checkpoint of plain tensors" in refused(command, WORDS, capsys)
-    Path("best.pt").write_text("text")
-    assert "no checkpoint of plain tensors" in refused(command, WORDS, capsys)
-    Path("best.pt").unlink()
-    assert "best.pt cannot be read" in refused(command, WORDS, capsys)
