@@ -15,6 +15,7 @@ from avdiff_jax.nn import masks
 from avdiff_jax.runtime.compiling import PRECISIONS
 
 AUTO = "auto"
+LARGEST = 2**32 - 1  # whole number: of seeds jax reads 32 bits
 
 
 class Choice(NamedTuple):
@@ -109,6 +110,8 @@ def check_values(config: ConfigDict) -> None:
                 complain(name, value, "at least 0 and below 1")
         elif not math.isfinite(value) or value < 0:
             complain(name, value, "a finite number, at least 0")
+        elif isinstance(value, int) and value > LARGEST:
+            complain(name, value, f"at most {LARGEST}")
         elif not value and not name.startswith(("data.", *NOT_POSITIVE)):
             complain(name, value, "above 0")
     model = config.model

@@ -1,14 +1,17 @@
 """What the command lines of launch/ have in common."""
 
 import argparse
+import math
 import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from typing import Any
 
+from avdiff_jax.cli.choices import LARGEST
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.files import check_output
+from avdiff_jax.io.text_files import check_text
 
 OVERRIDE = "--config."  # of one field of the configuration
 
@@ -84,8 +87,11 @@ class Parser(argparse.ArgumentParser):
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> argparse.Namespace:
-        """As argparse has it. Raises UserError where an output may not be written, too."""
+        """As argparse has it. Raises UserError where an output may not be written, and for numbers
+        that mean nothing, too."""
         parsed = super().parse_args(args, namespace)
+        for name, value in vars(parsed).items():
+            _check_numbers(f"--{name.replace('_', '-')}", value)
         named = (getattr(parsed, name) for name in getattr(parsed, "outputs", ()))
         check_outputs(parsed, *filter(None, named))
         return parsed
@@ -103,6 +109,8 @@ class Parser(argparse.ArgumentParser):
     ):
         """As argparse has it; ~ is one's home after = too."""
         args = [_at_home(word) for word in (sys.argv[1:] if args is None else args)]
+        for word in args:
+            check_text(word, "a word of the command line")
         self._given = {word.partition("=")[0] for word in args}
         return super().parse_known_args(args, namespace)
 
@@ -127,6 +135,15 @@ def check_outputs(args: argparse.Namespace, *paths: str | os.PathLike) -> None:
             inputs += [word for word in words if isinstance(word, str)]
     for path in paths:
         check_output(path, overwrite=getattr(args, "overwrite", False), inputs=inputs)
+
+
+def _check_numbers(flag: str, value: object) -> None:
+    """Raises UserError for a number, or one of several, that is not finite or beyond 32 bits."""
+    for number in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{flag} {number} must be a finite number")
+        if isinstance(number, int) and abs(number) > LARGEST:
+            raise UserError(f"{flag} {number} must be at most {LARGEST}")
 
 
 def _at_home(word: str) -> str:

@@ -11,6 +11,7 @@ from avdiff_jax.data.feed import Batch
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference.model import Trained
 from avdiff_jax.io.files import draft
+from avdiff_jax.runtime import memory
 from avdiff_jax.runtime.compiling import compile_function
 
 PLATFORMS = ("cpu", "cuda")
@@ -27,7 +28,16 @@ def scoring_function(model: Trained, audio_tokens: int, video_tokens: int) -> ex
       before any scaling and with anything as padding, and of how many tokens of each are real, [b]
       int32 each; b is free. It gives the scores [b, C] before gamma is subtracted, and an empty
       clip, of 0 and 0 tokens, scores that mean nothing.
+
+    Raises:
+      UserError: the memory does not hold a clip of so many tokens.
     """
+    pairs, free = (audio_tokens + video_tokens) ** 2, memory.free_bytes()
+    if pairs > free:  # a mask of them is a constant of the function
+        raise UserError(
+            f"a clip of {audio_tokens} audio and {video_tokens} video tokens takes more than "
+            f"{pairs / 2**30:.3g} GiB where {free / 2**30:.3g} GiB are free: ask for fewer tokens"
+        )
 
     def score(audio, video, audio_length, video_length):
         parts = {}

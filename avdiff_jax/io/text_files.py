@@ -39,6 +39,14 @@ def text_of(path: FilePath, what: str = "file") -> str:
         raise UserError(f"{what} {path} is not UTF-8 text ({error}): save it as such") from None
 
 
+def check_text(word: FilePath, what: str) -> None:
+    """Raises UserError where a word, such as the name of a file or folder, is not UTF-8."""
+    try:
+        os.fspath(word).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{what}, {os.fspath(word)!r}, is not UTF-8: rename it") from None
+
+
 def lines(path: FilePath, what: str = "file") -> list[str]:
     """The lines of a text file, without blank ones and the space around them. Raises UserError."""
     return [line.strip() for line in text_of(path, what).splitlines() if line.strip()]

@@ -16,6 +16,7 @@ from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.splits.stages import Stage
 from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
+from avdiff_jax.io.text_files import check_text
 from avdiff_jax.methods import check
 from avdiff_jax.methods import method as find_method
 from avdiff_jax.methods.method import Method, Vars
@@ -62,6 +63,7 @@ def run(
     """
     started = time.monotonic()
     workdir = pathlib.Path(workdir)
+    check_text(workdir.absolute(), "the folder of the run")
     config, note = settle_text(config)
     if note:
         print(f"note: {note}")

@@ -188,7 +188,7 @@ def test_configurations_are_locked_and_allowed(file):
      ("model.dropout_enc", 1.0, "below 1"), ("diffusion.dropout", -0.1, "below 1"),
      ("train.learning_rate", float("nan"), "finite"), ("model.attention", "half", "one of full"),
      ("diffusion.schedule", "x", "linear"), ("data.residence", "cloud", "auto, device, host"),
-     ("model.code", 7, "even"), ("seed", -1, "at least 0"),
+     ("model.code", 7, "even"), ("seed", -1, "at least 0"), ("seed", 10**20, "at most 4294967295"),
      ("eval.calibration", "best", "grid, exact"), ("data.audio_scale", "256", "standardize"),
      ("model.video_norm", "l1", "feature"), ("train.frozen_mode", "half", "train, eval"),
      ("data.train_max_audio", -1, "at least 0"), ("train.epochs2", 0, "above 0")],

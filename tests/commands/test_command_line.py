@@ -53,6 +53,21 @@ def made() -> Parser:
     return p
 
 
+@pytest.mark.parametrize("words, complaint", [
+    (["--seed=99999999999999999999"], "--seed 99999999999999999999 must be at most 4294967295"),
+    (["--share", "nan"], "--share nan must be a finite number"),
+    (["--share=-inf"], "--share -inf must be a finite number"),
+    (["--pair", "1", "1e999"], "--pair inf must be a finite number"),
+    (["--out=f\udcff"], r"a word of the command line, '--out=f\\udcff', is not UTF-8: rename it"),
+])
+def test_numbers_and_words_that_mean_nothing(words, complaint):
+    p = made()
+    p.add_argument("--share", type=float)
+    p.add_argument("--pair", type=float, nargs=2)
+    with pytest.raises(UserError, match=complaint):
+        p.parse_args(["--out=x", "--npz=y", *words])
+
+
 def test_defaults_are_shown_where_there_are_some():
     lines = [" ".join(line.split()) for line in made().format_help().splitlines()]
     for line in ("--out FILE goes there", "--seed S of all; default: 0",

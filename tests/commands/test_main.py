@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from avdiff_jax.errors import UserError
+from avdiff_jax.train import protocol
 from tests import ROOT, tiny
 
 MAIN = ROOT / "launch" / "main.py"
@@ -191,3 +194,14 @@ def test_exit_codes_of_a_stop():
 
 def test_the_command_is_short():
     assert len(MAIN.read_text().splitlines()) < 100
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path, monkeypatch):
+    """Neither as a name that is given nor as the folder that one is in."""
+    with pytest.raises(UserError, match=r"the folder of the run, '.*w\\udcff', is not UTF-8"):
+        protocol.run(tiny.config(), tmp_path / "w\udcff")
+    (tmp_path / "in\udcff").mkdir()
+    monkeypatch.chdir(tmp_path / "in\udcff")
+    with pytest.raises(UserError, match="is not UTF-8: rename it"):
+        protocol.run(tiny.config(), "w")
+    assert not [*Path(".").iterdir()]

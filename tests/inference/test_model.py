@@ -13,6 +13,7 @@ from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
 from avdiff_jax.inference import model as models
+from avdiff_jax.inference.export import scoring_function
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
@@ -169,3 +170,8 @@ def test_rungs():
     rungs = [stream.rung(n) for n in range(1, 50)]
     assert sorted({*rungs}) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
     assert all(n <= r < 1.5 * n + 1 for n, r in enumerate(rungs, 1))
+
+
+def test_a_function_of_too_many_tokens_is_refused(model):
+    with pytest.raises(UserError, match="1000000000 audio and 5 video tokens takes more than"):
+        scoring_function(model, 10**9, 5)
