@@ -37,7 +37,8 @@ def update(
 
     The shared features are computed once; the main player's gradient flows back through
     them into the groups that it moves and no further. Critics see them detached. A `Fused`
-    batch brings them along.
+    batch brings them along: where what makes them stands still in evaluation mode, every batch is
+    one.
 
     Args:
       method: whose players move.
@@ -58,12 +59,10 @@ def update(
     if isinstance(batch, Fused):
         features, pull_back = batch.features, None
     else:
-        frozen = method.frozen(info, substage)
-        train = not (frozen.groups and frozen.mode == "eval")
 
         def compute_features(moving):
             moved = with_params(variables, moving)
-            return method.features(info, moved, batch, k_features, train)
+            return method.features(info, moved, batch, k_features, True)
 
         features, pull_back, stats = jax.vjp(
             compute_features, of_groups(variables.params, main.groups), has_aux=True

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from avdiff_jax.methods import METHODS
+from avdiff_jax.train.feature_cache import Fused
 from avdiff_jax.train.optimisers import TrainState, fresh_optimisers
 from avdiff_jax.train.step import update
 from tests.methods import toy
@@ -180,7 +181,11 @@ def test_frozen_groups_stand_still(name, mode):
     @toy.jit
     def run(state, key):
         for role in ("base", "novel"):
-            state, metrics = update(method, info, 2, state, toy.draw(key, role), key, role)
+            batch = toy.draw(key, role)
+            if frozen.groups and frozen.mode == "eval":
+                features, _ = method.features(info, state.vars, batch, key, False)
+                batch = Fused(features, batch.label)
+            state, metrics = update(method, info, 2, state, batch, key, role)
         return state, metrics
 
     for i in range(2):

@@ -8,7 +8,7 @@ from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.windows import windows
 from avdiff_jax.train import stage as stages
 from avdiff_jax.train.context import StageContext, initialise_variables
-from avdiff_jax.train.feature_cache import cache_members
+from avdiff_jax.train.feature_cache import Fused, cache_members
 from avdiff_jax.train.records import Phase
 from avdiff_jax.train.setting import Schedule
 from avdiff_jax.train.stage import prepare_state, prepare_substage
@@ -20,21 +20,35 @@ pytestmark = pytest.mark.usefixtures("small_programs")
 EVAL = {"train__frozen_mode": "eval", "train__learning_rate": 1e-3}
 
 
-def train_an_epoch(b, vars, workdir):
+class FusedEachTime:
+    """A source that fuses the clips of a batch whenever it is asked for one."""
+
+    def __init__(self, context, variables, members, lengths):
+        self.context, self.variables, self.feed = context, variables, context.feed
+        self.mesh, self.data = self.feed.mesh, self.feed.data
+        self.steps, self.plan, self.inputs = self.feed.steps, self.feed.plan, self.feed.inputs
+
+    def batch(self, data, inputs, lengths):
+        batch, c = self.feed.batch(data, inputs, lengths), self.context
+        features, _ = c.method.features(c.info, self.variables, batch, jax.random.key(0), False)
+        return Fused(features, batch.label)
+
+
+def train(b, vars, workdir, schedule):
     """The outcome of substage 2 of stage 1."""
     setting, state = prepare_substage(b, Phase(1, 2), vars, None)
     services = tiny.services(workdir)
     with services.writer:
-        return run_substage(setting, state, Schedule(1), services, 0)
+        return run_substage(setting, state, schedule, services, 0)
 
 
 @pytest.mark.parametrize("words", ["", "method=tsl"])
 def test_equals_fusing_in_every_update(words, tmp_path, monkeypatch):
     b = tiny.make_context(tiny.config(words, **EVAL))
     vars = initialise_variables(b)
-    cached = train_an_epoch(b, vars, tmp_path / "cached")
-    monkeypatch.setattr(StageContext, "uses_cache", lambda *_: False)
-    plain = train_an_epoch(b, vars, tmp_path / "plain")
+    cached = train(b, vars, tmp_path / "cached", Schedule(1))
+    monkeypatch.setattr(stages, "cache_members", FusedEachTime)
+    plain = train(b, vars, tmp_path / "plain", Schedule(1))
     tiny.nearly(cached.state.vars, plain.state.vars)
     tiny.nearly(vars, prepare_state(b, Phase(1, 2), vars, None).vars)
     assert cached.record.last.keys() == plain.record.last.keys()
@@ -80,21 +94,25 @@ def test_plans_name_the_clips_that_training_draws():
 
 
 def test_selection_on_fused_features_equals_scoring(tmp_path, monkeypatch):
-    """Stage 1 chooses the same epoch and gamma whether Val is fused once or in each epoch."""
-    found = []
-    for cached in (True, False):
-        if not cached:
-            monkeypatch.setattr(StageContext, "uses_cache", lambda *_: False)
-        b = tiny.make_context(tiny.config(**EVAL))
-        services = tiny.services(tmp_path / str(cached))
-        with services.writer:
-            found.append(stages.run_stage1(b, services))
-    assert found[0].gamma == found[1].gamma
-    for part in ("substage1", "substage2"):
-        cached, plain = (getattr(record, part) for record in found)
-        assert cached.epochs == plain.epochs
-        for name, value in plain.measured.items():
-            np.testing.assert_allclose(cached.measured[name], value, atol=1e-3)
+    """After each epoch, whether Val was fused once or is fused anew."""
+    b = tiny.make_context(tiny.config(**EVAL))
+    vars, compared = initialise_variables(b), []
+    once = stages.select_by_harmonic_mean(b, vars)
+    with monkeypatch.context() as patch:
+        patch.setattr(StageContext, "uses_cache", lambda *_: False)
+        anew = stages.select_by_harmonic_mean(b, vars)
+
+    def select(variables):
+        measured, wanted = once(variables), anew(variables)
+        compared.append((measured, wanted))
+        return measured
+
+    train(b, vars, tmp_path, Schedule(2, select))
+    assert len(compared) == 2 and compared[0] != compared[1]
+    for measured, wanted in compared:
+        assert measured.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_allclose(measured[name], value, atol=1e-3, err_msg=name)
 
 
 def test_a_whole_run_can_be_evaluated_again(tmp_path):
