@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -203,6 +204,12 @@ def test_an_exception_lets_all_processes_save_and_begins_no_more(tmp_path):
     saved = {path.parent.name for path in tmp_path.rglob("*.saved")}
     assert saved == {"ncm", "linear"}
     assert any(str(line).startswith("stopped: what runs saves first") for line in Bar.said)
+
+
+def test_a_process_that_is_about_to_begin_as_others_are_stopped_ends_too(tmp_path):
+    processes = jobs.Processes([sys.executable, "-c", "import time; time.sleep(5)"])
+    processes.stop()
+    assert processes.run([], tmp_path / "log") == -signal.SIGTERM
 
 
 def test_what_was_cancelled_never_begins(tmp_path):
