@@ -12,7 +12,8 @@ from avdiff_jax.io.documents import plain
 from avdiff_jax.io.files import write_text
 from avdiff_jax.methods import reads
 from avdiff_jax.methods.without_text import settle_text
-from avdiff_jax.results.controls import Comparison, compare
+from avdiff_jax.results.controls import Comparison, compare, harmonic_mean
+from avdiff_jax.results.overview import draw_overview
 from avdiff_jax.results.results_json import read_results
 from avdiff_jax.results.runs import Finished
 from avdiff_jax.train import protocol
@@ -35,6 +36,7 @@ def compare_with_controls(config: ConfigDict, workdir: Path) -> Comparison:
     folder = workdir / "controls"
     controls = [finish_run(configure_control(config, name), folder / name) for name in CONTROLS]
     comparison = compare([Finished(workdir, read_results(workdir)), *controls])
+    draw_overview(workdir, max(controls, key=harmonic_mean).workdir)
     write_text(workdir / "controls.md", comparison.markdown())
     return comparison
 

@@ -18,6 +18,8 @@ from avdiff_jax.inference.model import Trained
 from avdiff_jax.io.documents import plain
 from avdiff_jax.io.files import make_folder, written_to
 from avdiff_jax.results import results_json
+from avdiff_jax.results.overview import draw_overview
+from avdiff_jax.results.panels import Classes
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.measure import Measurement, aggregate_draws, measure_scores
 from avdiff_jax.train.report import describe_data, write_confusion, write_draw, write_results
@@ -54,7 +56,7 @@ def evaluate(
         write_draw(folder, draw, models[draw], measurement, source.clip_ids)
     model = [*models.values()][-1]
     confusion = np.sum([m.confusion for m in measurements.values()], axis=0)
-    write_confusion(confusion, model.info.classes, folder)
+    write_confusion(confusion, Classes(model.info.classes, model.info.is_base), folder)
     config = model.info.config.copy_and_resolve_references()
     if split_path is not None:
         with config.unlocked():
@@ -67,6 +69,7 @@ def evaluate(
         data=describe_data(source, model.info, stages.describe_origin(split) if split else None),
     )
     write_results(folder, results)
+    draw_overview(folder)
     return results
 
 

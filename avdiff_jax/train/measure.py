@@ -142,6 +142,25 @@ def find_nearest(rows: np.ndarray, means: np.ndarray) -> np.ndarray:
     return np.concatenate([(squares - 2 * part @ means.T).argmin(1) for part in parts])
 
 
+def measure_overlap(quality: GeneratorQuality) -> float | None:
+    """Measures how many synthetic features, in percent, lie where real ones of their class do: no
+    farther from its mean than 95 % of all real ones are from the mean of theirs. None where every
+    class has a single real one.
+
+    Means of few clips lie nearer to these than the mean of all would; distances are corrected for
+    that.
+    """
+    count = max(quality.real_labels.max(), quality.synthetic_labels.max()) + 1
+    clips = np.bincount(quality.real_labels, minlength=count)[quality.real_labels]
+    means = average_rows(quality.real, quality.real_labels, count)
+    apart = np.square(quality.real - means[quality.real_labels]).sum(1)[clips > 1]
+    if not apart.size:
+        return None
+    reach = np.quantile(apart * (clips / (clips - 1.0))[clips > 1], 0.95)
+    distance = np.square(quality.synthetic - means[quality.synthetic_labels]).sum(1)
+    return float(100 * (distance <= reach).mean())
+
+
 def measure_variance(rows: np.ndarray, labels: np.ndarray) -> float:
     """Measures the variance within classes of rows [n, d], averaged over dimensions; 0 where every
     class has a single row."""

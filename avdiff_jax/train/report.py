@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from avdiff_jax.io.files import draft, write_csv, write_text
 from avdiff_jax.methods.method import Info
 from avdiff_jax.results import plots, results_json, run_table
 from avdiff_jax.results.metrics_log import Writer
+from avdiff_jax.results.overview import draw_overview
+from avdiff_jax.results.panels import Classes, DrawCurve
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.context import StageContext
 from avdiff_jax.train.measure import (
@@ -27,6 +29,7 @@ from avdiff_jax.train.measure import (
     build_model,
     measure_generator,
     measure_members,
+    measure_overlap,
 )
 from avdiff_jax.train.records import Stage1Record
 from avdiff_jax.train.substage import Outcome, Services
@@ -78,7 +81,7 @@ def report(
         if context.method.generate and context.info.config.generator != "none":
             generators.append(report_generator(context, draw, outcome, to))
     confusion = np.sum([m.confusion for m in measurements], axis=0)
-    write_confusion(confusion, context.info.classes, folder)
+    write_confusion(confusion, Classes(context.info.classes, context.info.is_base), folder)
     writer.image(line, "confusion", folder / "plots" / "confusion.png", step)
     timing = {"wall_seconds": time.monotonic() - started, **seconds}
     together = all(outcome.together for _, outcome in outcomes)
@@ -88,6 +91,7 @@ def report(
     writer.hparams(line, results_json.compared_by(results["config"]), means, step)
     table = write_results(folder, results)
     writer.text(line, "results", table)
+    writer.image(line, "overview", draw_overview(folder), step)
     return results
 
 
@@ -113,12 +117,27 @@ def report_generator(
 ) -> dict[str, float]:
     """Plots real against synthetic features of a draw; returns the report on the generator."""
     quality = measure_generator(context, outcome, draw)
+    overlap, report = measure_overlap(quality), dict(quality.report)
     file = to.folder / "plots" / f"features-draw{draw}.png"
+    if overlap is not None:
+        report["overlap"] = overlap
     plots.features_plot(
-        quality.real, quality.real_labels, quality.synthetic, quality.synthetic_labels, file
+        quality.real, quality.real_labels, quality.synthetic, quality.synthetic_labels,
+        context.info.classes, f"draw {draw}, {describe_generator(report)}", file,
     )
     to.writer.image(to.line, "features", file, step=draw)
-    return quality.report
+    return report
+
+
+def describe_generator(report: Mapping[str, float]) -> str:
+    """Says in a line how far synthetic features are from real ones."""
+    lies = f"{report['overlap']:.0f} % lie where real ones do, " if "overlap" in report else ""
+    return (
+        f"generated features: {lies}{report['recognised']:.0f} % are recognised (guessing "
+        f"{report['chance']:.0f} %); norm {report['norm_synthetic']:.3g}, real "
+        f"{report['norm_real']:.3g}; variance within classes {report['variance_synthetic']:.2g}, "
+        f"real {report['variance_real']:.2g}"
+    )
 
 
 def collect_results(
@@ -192,21 +211,23 @@ def write_draw(
             scratch, scores=scores, labels=members.labels, clips=clip_ids[members.clips],
             classes=np.array(info.classes), is_base=info.is_base,
         )
-    write_curve(folder, draw, measurement, info.is_base)
+    write_curve(folder, draw, measurement, Classes(info.classes, info.is_base))
     predicted, probability = model.best(scores, 1)
     trust = metrics.reliability(probability[:, 0], predicted[:, 0] == members.labels)
-    plots.reliability_plot(*trust, folder / "plots" / f"reliability-draw{draw}.png")
+    plots.reliability_plot(
+        trust, f"draw {draw}", folder / "plots" / f"reliability-draw{draw}.png"
+    )
     write_csv(
         folder / f"reliability-draw{draw}.csv", trust._fields[:3], zip(*trust[:3], strict=True)
     )
     write_classes(folder, draw, model, measurement.confusion)
 
 
-def write_curve(folder: Path, draw: int, measurement: Measurement, is_base: np.ndarray) -> None:
+def write_curve(folder: Path, draw: int, measurement: Measurement, classes: Classes) -> None:
     """Writes and plots the B-N curve of a draw."""
-    curve = metrics.curve(measurement.scores, measurement.members.labels, is_base)
-    chosen = measurement.point.B, measurement.point.N
-    plots.curve_plot(curve.B, curve.N, chosen, folder / "plots" / f"curve-draw{draw}.png")
+    curve = metrics.curve(measurement.scores, measurement.members.labels, classes.is_base)
+    drawn = DrawCurve(f"draw {draw}", curve, measurement.point, measurement.ausuc)
+    plots.curve_plot(drawn, classes, folder / "plots" / f"curve-draw{draw}.png")
     means = np.asarray(metrics.harmonic_mean(curve.B, curve.N))
     rows = zip(*curve, means, strict=True)
     write_csv(folder / f"curve-draw{draw}.csv", ("gamma", "B", "N", "HM"), rows)
@@ -224,8 +245,8 @@ def write_classes(folder: Path, draw: int, model: Trained, confusion: np.ndarray
     write_csv(folder / f"classes-draw{draw}.csv", header, rows)
 
 
-def write_confusion(confusion: np.ndarray, names: Sequence[str], folder: Path) -> None:
+def write_confusion(confusion: np.ndarray, classes: Classes, folder: Path) -> None:
     """Writes the confusion matrix [C, C] of all draws, true class by row."""
-    plots.confusion_plot(confusion, names, folder / "plots" / "confusion.png")
-    rows = ((name, *row.tolist()) for name, row in zip(names, confusion, strict=True))
-    write_csv(folder / "confusion.csv", ("true", *names), rows)
+    plots.confusion_plot(confusion, classes, folder / "plots" / "confusion.png")
+    rows = ((name, *row.tolist()) for name, row in zip(classes.names, confusion, strict=True))
+    write_csv(folder / "confusion.csv", ("true", *classes.names), rows)
