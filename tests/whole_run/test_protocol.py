@@ -32,10 +32,10 @@ def test_results(finished):
     assert results["config"]["train"]["batch"] == 8
     assert len(results["generator"]) == 3
     for quality in results["generator"]:
-        assert {"norm_real", "norm_synthetic", "recognised", "chance", "noise_loss_novel"} <= {
-            *quality}
+        assert {"norm_real", "norm_synthetic", "recognised", "chance", "overlap",
+                "noise_loss_novel"} <= {*quality}
     names = {path.name for path in (workdir / "plots").iterdir()}
-    assert names >= {"confusion.png", *(f"{k}-draw{d}.png" for k in ("curve", "features")
+    assert names >= {"confusion.png", "overview.png", *(f"{k}-draw{d}.png" for k in ("curve", "features")
                                         for d in range(3))}
 
 
