@@ -2,6 +2,7 @@
 whether probabilities can be believed. It is drawn from the files of the run."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,27 +15,14 @@ from avdiff_jax.results.plots import make_figure, render
 from avdiff_jax.results.results_json import dataset, read_results
 
 
-class Scores(NamedTuple):
-    """The file scores-drawN.npz of a run: of test clips, with what the draw is called."""
+class DrawOutcome(NamedTuple):
+    """What the test scores of a draw say."""
 
-    draw: str
-    scores: np.ndarray  # [n, C]
-    labels: np.ndarray  # [n]
+    label: str
     classes: Classes
-    gamma: float
-
-    def confusion(self) -> np.ndarray:
-        """[C, C] counts, true class by row."""
-        predicted = metrics.calibrated(self.scores, self.classes.is_base, self.gamma).argmax(1)
-        counts = np.zeros((len(self.classes.names),) * 2, int)
-        np.add.at(counts, (self.labels, predicted), 1)
-        return counts
-
-    def curve(self) -> DrawCurve:
-        """B against N."""
-        data = self.scores, self.labels, self.classes.is_base
-        point = metrics.evaluate(*data, self.gamma)
-        return DrawCurve(self.draw, metrics.curve(*data), point, metrics.ausuc(*data))
+    confusion: np.ndarray  # [C, C] counts, true class by row
+    curve: DrawCurve
+    reliability: metrics.Reliability
 
 
 def draw_overview(workdir: Path, control: Path | None = None) -> Path:
@@ -43,27 +31,19 @@ def draw_overview(workdir: Path, control: Path | None = None) -> Path:
     Args:
       control: workdir of a finished run on the same test clips, that classes are compared with.
     """
-    results, draws = read_results(workdir), read_scores(workdir)
-    test, config, classes = results["test"], results["config"], draws[0].classes
-    confusion = np.sum([draw.confusion() for draw in draws], axis=0)
-    of_control = None
-    name = ""
+    results, draws = read_results(workdir), read_draws(workdir)
+    classes, name, of_control = draws[0].classes, "", None
+    confusion = sum_confusions(draws)
     if control:
         name = read_results(control)["config"]["method"]
-        of_control = class_accuracies(
-            np.sum([draw.confusion() for draw in read_scores(control)], axis=0)
-        )
+        of_control = class_accuracies(sum_confusions(read_draws(control)))
     figure, axes = make_figure(11.0, 13.0, 2, 2)
-    panels.draw_curve(axes[0, 0], [draw.curve() for draw in draws], classes)
+    panels.draw_curve(axes[0, 0], [draw.curve for draw in draws], classes)
     panels.draw_confusion(axes[0, 1], confusion, classes, most_names=45)
-    panels.draw_accuracies(
-        axes[1, 0], class_accuracies(confusion), of_control, name, classes
-    )
-    panels.draw_reliability(axes[1, 1], [
-        (draw.draw, read_reliability(workdir / f"reliability-{draw.draw.replace(' ', '')}.csv"))
-        for draw in draws
-    ])
-    numbers = ", ".join(f"{n} {test['mean'][n]:.1f}" for n in ("B", "N", "HM", "FSL", "AUSUC"))
+    panels.draw_accuracies(axes[1, 0], class_accuracies(confusion), of_control, name, classes)
+    panels.draw_reliability(axes[1, 1], [(draw.label, draw.reliability) for draw in draws])
+    config, mean = results["config"], results["test"]["mean"]
+    numbers = ", ".join(f"{n} {mean[n]:.1f}" for n in ("B", "N", "HM", "FSL", "AUSUC"))
     figure.suptitle(
         f"{dataset(config)}, {config['shots']}-shot, {config['method']}: {numbers} "
         f"(guessing: FSL {100 / classes.novel:.1f})", fontsize=12,
@@ -73,25 +53,40 @@ def draw_overview(workdir: Path, control: Path | None = None) -> Path:
     return path
 
 
+def sum_confusions(draws: Sequence[DrawOutcome]) -> np.ndarray:
+    """The confusion matrix of all draws."""
+    return np.sum([draw.confusion for draw in draws], axis=0)
+
+
 def class_accuracies(confusion: np.ndarray) -> np.ndarray:
     """[C] percent right of each class; NaN for a class without clips."""
-    clips = confusion.sum(1)
-    return np.divide(100.0 * confusion.diagonal(), clips, out=np.full(len(clips), np.nan),
-                     where=clips > 0)
+    return np.array([row.accuracy for row in metrics.class_table(confusion)])
 
 
-def read_scores(workdir: Path) -> list[Scores]:
-    """The scores of each draw of a finished run."""
-    draws, told = [], read_results(workdir)["test"]["draws"]
-    for path in sorted(workdir.glob("scores-draw*.npz")):
-        number = path.stem.removeprefix("scores-draw")
-        with np.load(path, allow_pickle=False) as file:
-            classes = Classes([str(name) for name in file["classes"]], file["is_base"])
-            gamma = told[len(draws)]["gamma"]
-            draws.append(
-                Scores(f"draw {number}", file["scores"], file["labels"], classes, gamma)
-            )
-    return draws
+def read_draws(workdir: Path) -> list[DrawOutcome]:
+    """Reads the files of each draw of a finished run, one after the other."""
+    told = read_results(workdir)["test"]["draws"]
+    paths = sorted(workdir.glob("scores-draw*.npz"))
+    return [
+        read_draw(path, draw["gamma"]) for path, draw in zip(paths, told, strict=True)
+    ]
+
+
+def read_draw(path: Path, gamma: float) -> DrawOutcome:
+    """Reads scores-drawN.npz, and reliability-drawN.csv beside it."""
+    number = path.stem.removeprefix("scores-draw")
+    with np.load(path, allow_pickle=False) as file:
+        classes = Classes([str(name) for name in file["classes"]], file["is_base"])
+        scores, labels = file["scores"], file["labels"]
+    data, count = (scores, labels, classes.is_base), len(classes.names)
+    confusion = np.zeros((count, count), int)
+    np.add.at(confusion, (labels, metrics.find_leaders(scores, classes.is_base).predict(gamma)), 1)
+    label = f"draw {number}"
+    curve = DrawCurve(
+        label, metrics.curve(*data), metrics.evaluate(*data, gamma), metrics.ausuc(*data)
+    )
+    trust = read_reliability(path.with_name(f"reliability-draw{number}.csv"))
+    return DrawOutcome(label, classes, confusion, curve, trust)
 
 
 def read_reliability(path: Path) -> metrics.Reliability:

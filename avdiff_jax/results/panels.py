@@ -13,6 +13,8 @@ SMALL = {"fontsize": 7}
 # A class name may hold a dollar sign, which would start a formula.
 NAME = {**SMALL, "parse_math": False}
 LONGEST = 26  # characters of a name that are shown
+MANY = 400  # classes that have a bar each
+MOST_COLOURS = 80  # classes whose features are shown
 
 
 class Classes(NamedTuple):
@@ -60,7 +62,7 @@ def draw_confusion(axes: Any, confusion: np.ndarray, classes: Classes, most_name
     """Which class is taken for which: [C, C] counts, true class by row. Where there are more than
     `most_names` classes, every second, third ... is named."""
     order = classes.order
-    counts = np.asarray(confusion, float)[np.ix_(order, order)]
+    counts = np.asarray(confusion, np.float32)[np.ix_(order, order)]
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     mesh = axes.imshow(share, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
     axes.figure.colorbar(mesh, ax=axes, label="% of the true class", shrink=0.8)
@@ -152,7 +154,12 @@ def draw_accuracies(
     known = np.flatnonzero(~np.isnan(values))
     order = known[np.lexsort((values[known], ~np.asarray(classes.is_base)[known]))][::-1]
     rows = np.arange(len(order))
-    axes.barh(rows, values[order], color=classes.colours(order), height=0.8)
+    if len(rows) <= MANY:
+        axes.barh(rows, values[order], color=classes.colours(order), height=0.8)
+    else:  # so many bars would take minutes
+        for colour, is_base in ((BASE, True), (NOVEL, False)):
+            kind = np.asarray(classes.is_base)[order] == is_base
+            axes.fill_betweenx(rows, np.where(kind, values[order], 0), step="mid", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
     shown = rows if len(rows) <= 40 else rows[:: -(-len(rows) // 40)]
     axes.set_yticks(shown, [_shorten(classes.names[order[row]]) for row in shown], **NAME)
@@ -186,8 +193,13 @@ def draw_features(
       real_labels, generated_labels: [n] and [m], numbers of `names`.
       told: the numbers of both, for the title.
     """
+    every = np.union1d(real_labels, generated_labels)
+    if len(every) > MOST_COLOURS:
+        told = f"{told} ({MOST_COLOURS} of {len(every)} classes are shown)"
+    shown = [np.isin(of, every[:MOST_COLOURS]) for of in (real_labels, generated_labels)]
+    real, generated = real[shown[0]], generated[shown[1]]
     flat, share = _project(np.concatenate([real, generated]))
-    labels = np.concatenate([real_labels, generated_labels]).astype(int)
+    labels = np.concatenate([real_labels[shown[0]], generated_labels[shown[1]]]).astype(int)
     present, colour = np.unique(labels, return_inverse=True)
     style = {"cmap": "gist_rainbow", "vmin": 0, "vmax": max(len(present) - 1, 1)}
     n = len(real)

@@ -152,6 +152,21 @@ def test_without_a_control_accuracies_stand_beside_guessing(axes):
     assert "base: 60.0 % (guessing: 33.3 %)" in texts(axes)
 
 
+def test_thousands_of_classes_are_drawn_in_seconds(axes):
+    count = 3000
+    names, is_base = [f"class {i}" for i in range(count)], np.arange(count) < 2000
+    values = np.random.default_rng(0).uniform(0, 100, count)
+    panels.draw_accuracies(axes, values, None, "", Classes(names, is_base))
+    assert len(axes.patches) <= 2 and len(axes.collections) == 2
+
+
+def test_features_of_many_classes_are_some_of_them(axes):
+    rows, labels = np.random.default_rng(0).normal(size=(300, 4)), np.arange(300)
+    panels.draw_features(axes, rows, labels, rows, labels, [f"c{i}" for i in labels], "x")
+    assert "x (80 of 300 classes are shown)" in texts(axes) and "81 c80" not in texts(axes)
+    assert len(axes.collections[0].get_offsets()) == 80
+
+
 def test_a_long_name_keeps_start_and_end(axes):
     names = ["right arm swipe to the left side", "b"]
     panels.draw_accuracies(axes, np.ones(2), None, "", Classes(names, BASE[:2]))

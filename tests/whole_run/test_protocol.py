@@ -35,8 +35,8 @@ def test_results(finished):
         assert {"norm_real", "norm_synthetic", "recognised", "chance", "overlap",
                 "noise_loss_novel"} <= {*quality}
     names = {path.name for path in (workdir / "plots").iterdir()}
-    assert names >= {"confusion.png", "overview.png", *(f"{k}-draw{d}.png" for k in ("curve", "features")
-                                        for d in range(3))}
+    of_draws = {f"{k}-draw{d}.png" for k in ("curve", "features") for d in range(3)}
+    assert names >= {"confusion.png", "overview.png", *of_draws}
 
 
 def test_the_data_are_named(finished):
@@ -153,6 +153,7 @@ def test_every_field_is_read(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(of_config.synthetic, "synthesize", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         of_config.open_data(own, tmp_path)
+    of_config.find_store(own)
     main = (ROOT / "launch" / "main.py").read_text()
     assert "config.device.deterministic" in main
     every = {name for name, _ in choices.fields(common.base())}
