@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from avdiff_jax.cli.flags import Parser
+from avdiff_jax.cli.flags import Parser, seed
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits import new_classes, sampling, split_file
 from avdiff_jax.data.splits.new_classes import NewClasses
@@ -42,7 +42,7 @@ def parser() -> Parser:
                    help="add these only")
     p.add_argument("--shots", type=int, help="clips of each to learn from; default: all")
     p.add_argument("--split", metavar="FILE.json", help="takes shots and held-out clips from it")
-    p.add_argument("--seed", type=int, default=0, help="of the choice of shots and of training")
+    p.add_argument("--seed", type=seed, default=0, help="of the choice of shots and of training")
     p.add_argument("--no-text", action="store_true", help="leave the store's text vectors unread")
     p.add_output("FILE.npz", "the new model")
     return p

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from collections.abc import Sequence
 
 from avdiff_jax.cli import configuration
-from avdiff_jax.cli.flags import Parser
+from avdiff_jax.cli.flags import Parser, finite
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.splits.sets import DRAWS
@@ -40,7 +40,7 @@ def parser() -> Parser:
     p.add_argument("--store", required=True, metavar="FILE.h5", help="what it was trained on")
     p.add_argument("--split", required=True, metavar="FILE.json", help="which clips of the store")
     p.add_argument("--classes", metavar="FILE", help="one name a line, as the outputs are ordered")
-    p.add_argument("--gamma", type=float, default=0.0,
+    p.add_argument("--gamma", type=finite, default=0.0,
                    help="subtracted from the scores of base classes; a checkpoint does not hold it")
     p.add_argument("--draw", type=int, default=0, choices=range(DRAWS),
                    help="of the split's shots, those that it was trained on")

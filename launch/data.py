@@ -21,7 +21,7 @@ import signal
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 
-from avdiff_jax.cli.flags import Parser, check_outputs
+from avdiff_jax.cli.flags import Parser, check_outputs, seed
 from avdiff_jax.data import class_text, synthetic
 from avdiff_jax.data import store as stores
 from avdiff_jax.data import store_report as reports
@@ -225,7 +225,7 @@ def add_split_flags(p: Parser) -> None:
     source.add_argument("--store", metavar="FILE.h5", help="own data")
     add = p.add_argument
     add("--shots", type=int, required=True, help="clips of each novel class to learn from")
-    add("--seed", type=int, default=0, help="of the choice of classes, clips and shots")
+    add("--seed", type=seed, default=0, help="of the choice of classes, clips and shots")
     p.add_output("FILE.json", "split to make")
     for kind in ("base", "novel1", "novel2"):
         add(f"--{kind}", metavar="N|0.N|FILE",
@@ -278,7 +278,7 @@ def add_synthesize_flags(p: Parser) -> None:
     """Those of `synthesize`."""
     add = p.add_argument
     p.add_output("FILE.h5", "store to make")
-    add("--seed", type=int, default=0, help="of all that is drawn")
+    add("--seed", type=seed, default=0, help="of all that is drawn")
     add("--name", help="of the data set; default: that of the file")
     add("--classes", type=int, default=32, help="how many")
     add("--clips-per-class", type=int, default=60, help="how many")

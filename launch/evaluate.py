@@ -20,7 +20,7 @@ import dataclasses
 from argparse import Namespace
 from typing import NamedTuple
 
-from avdiff_jax.cli.flags import Parser, check_outputs
+from avdiff_jax.cli.flags import Parser, check_outputs, finite
 from avdiff_jax.data import clip_source
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits import split_file
@@ -42,7 +42,7 @@ def parser() -> Parser:
     p.add_argument("--split", metavar="FILE.json", help="names the test clips")
     p.add_argument("--draw", type=int, help="one draw of the few shots; default: all of a run, "
                                             "that of a model file")
-    p.add_argument("--gamma", type=float, help="default: chosen on Val")
+    p.add_argument("--gamma", type=finite, help="default: chosen on Val")
     p.add_output("DIR", "a folder for the files")
     return p
 

@@ -20,7 +20,7 @@ import signal
 
 from absl import logging
 
-from avdiff_jax.cli.flags import Parser
+from avdiff_jax.cli.flags import Parser, seed
 from avdiff_jax.errors import one_sentence
 from avdiff_jax.extract import encoders
 from avdiff_jax.fitting.fit import fit
@@ -50,7 +50,7 @@ def parser() -> Parser:
             help="of video files, as launch/extract.py has them")
         add(f"--{modality}-seconds", type=float, metavar="S",
             help=f"of given features: seconds per {modality} token")
-    add("--seed", type=int, default=42, help="of all that is drawn")
+    add("--seed", type=seed, default=42, help="of all that is drawn")
     return p
 
 

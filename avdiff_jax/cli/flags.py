@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 import sys
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +13,7 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.io.files import check_output
 from avdiff_jax.io.text_files import check_text
 
+LARGEST_SEED = 2**32 - 1
 OVERRIDE = "--config."  # of one field of the configuration
 
 
@@ -55,7 +56,7 @@ class Parser(argparse.ArgumentParser):
                                    f"was trained on, where it needs a file for {modality}")
         self.add_argument("--audio-pca", metavar="FILE.npz", help="clips: of vggish")
         for modality in ("audio", "video"):
-            self.add_argument(f"--{modality}-seconds", type=float, metavar="S",
+            self.add_argument(f"--{modality}-seconds", type=finite, metavar="S",
                               help=f"npz, manifest: seconds per {modality} token; default: those "
                                    "of the model")
         self.add_argument("--match-rate", action="store_true",
@@ -123,6 +124,24 @@ class Parser(argparse.ArgumentParser):
                 if group.required and not self._given & {*flags}:
                     message += f", {' or '.join(flags)}"
         raise UserError(f"{message} (--help lists the flags)")
+
+
+def seed(text: str) -> int:
+    """A number that everything random can begin with."""
+    if not text.isascii() or not text.isdigit() or int(text) > LARGEST_SEED:
+        raise ArgumentTypeError(f"{text!r} must be a whole number from 0 to {LARGEST_SEED}")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"{text!r} must be a finite number")
+    return value
 
 
 def check_outputs(args: argparse.Namespace, *paths: str | os.PathLike) -> None:

@@ -98,6 +98,9 @@ def find_test_members(
         clips, names, labels = np.arange(len(source)), table.class_names, table.labels
     else:
         stage = stages.stage(split, table, 2)
+        if not 0 <= draw < len(stage.eval_novel):
+            raise UserError(f"--draw={draw}: the split {split['name']!r} has the draws "
+                            f"0..{len(stage.eval_novel) - 1}")
         clips, labels = concat_members(stage.eval_base, stage.eval_novel[draw])
         names = stage.class_names
     labels = number_classes(model, source, names, labels)

@@ -142,6 +142,9 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
     model = models.model_file(workdir, 0)
     refused("name the test clips with --clips, --store, --npz or --manifest too", "evaluate",
             "--model", model, "--out", "g")
+    for draw in (-1, 3):
+        refused("the split 'synthetic' has the draws 0..2", "evaluate", "--model", model, "--draw",
+                draw, "--store", "other.h5", "--split", tiny.world()[1], "--out", "g")
     refused("does not exist: name the workdir of a run that has finished", "evaluate", "--model",
             tmp_path, "--out", "g")
     loaded = models.load(model)
@@ -363,8 +366,8 @@ def test_the_rate_of_arrays_is_what_the_flags_say(run, refused, finished, source
     for name in ("npz", "manifest"):
         refused("has 0.5 s per video token where the model was trained on", *words, *sources[name],
                 "--video-seconds", 0.5)
-        refused("has nan seconds per audio token, which must be", *words, *sources[name],
-                "--audio-seconds", "nan")
+        refused("has 0.0 seconds per audio token, which must be", *words, *sources[name],
+                "--audio-seconds", 0)
     refused("mean nothing with --store", *words, *sources["store"], "--audio-seconds", 1)
 
 
@@ -470,6 +473,48 @@ def test_add_class(run, refused, finished, mixed, tmp_path):
     assert code == 0 and {row[1] for row in read("c.csv")[1:]} <= {"base", "novel", "added"}
     code, out, err = run("evaluate", "--model", "b.npz", "--store", "mixed.h5", "--out", "e")
     assert code == 2 and f"does not know {mixed[0]!r}" in err
+
+
+@pytest.mark.parametrize("script, words", [
+    ("evaluate", ["--gamma", "nan"]), ("evaluate", ["--gamma", "x"]),
+    ("evaluate", ["--gamma", "inf"]), ("add_class", ["--seed", "-1"]),
+    ("add_class", ["--seed", "1e3"]), ("add_class", ["--seed", "nan"]),
+    ("add_class", ["--seed", str(2**32)]), ("predict", ["--audio-seconds", "inf"]),
+])
+def test_numbers_that_are_none(refused, script, words, finished):
+    flag, value = words
+    refused(f"argument {flag}: {value!r} must be a ", script, "--model", finished[0], "--store",
+            tiny.world()[0], "--out", "o.npz", f"{flag}={value}")
+
+
+def test_names_that_differ_in_case_alone(run, finished, mixed, tmp_path):
+    """A class of the run and one that is added: each clip counts as what it is."""
+    store = open_store(tmp_path / "mixed.h5")
+    model = models.load(finished[0])
+    known = next(name for name in model.info.classes if name in store.class_names)
+    names = [known.upper() if name == mixed[0] else name for name in store.class_names]
+    clips = [
+        Clip(clip.clip_id, names[label], None, clip.audio, clip.video)
+        for clip, label in zip(of_store(store), store.labels, strict=True)
+        if store.class_names[label] != mixed[1]
+    ]
+    names.remove(mixed[1])
+    write_store(
+        tmp_path / "case.h5", name="case", clips=clips, provenance={}, class_names=names,
+        class_text=store.class_text[:-1], audio_seconds=store.audio.seconds,
+        video_seconds=store.video.seconds)
+    words = ["--store", "case.h5", "--out"]
+    code, _, err = run("evaluate", "--model", finished[0], "--draw", 0, *words, "e")
+    assert code == 2 and f"does not know {known.upper()!r}" in err
+    code, _, err = run("add_class", "--model", finished[0], "--shots", 2, *words, "b.npz")
+    assert code == 0 and f"{known.upper()!r} is added beside {known!r}" in err, err
+    code, _, err = run("evaluate", "--model", "b.npz", *words, "e")
+    assert code == 0, err
+    of_clip = dict(zip(open_store("case.h5").clip_ids, (c.class_name for c in clips), strict=True))
+    with np.load(tmp_path / "e" / "scores-draw0.npz") as file:
+        counted = file["classes"][file["labels"]].tolist()
+        assert counted == [of_clip[clip] for clip in file["clips"]]
+    assert {known, known.upper()} <= {*counted}
 
 
 # --- export

@@ -123,6 +123,9 @@ def test_a_file_of_version_0_1_is_read(finished, model, tmp_path):
          "params/cls/bias of shape (7,) where the configuration and 12 classes ask for (12,)"),
         (lambda a: a.update({"params/more": np.zeros(7, np.float32)}), "params/more, which method"),
         (lambda a: a.update(text=a["text"][1:]), "has 12 classes, 12 kinds"),
+        (lambda a: a["params/cls/bias"].fill(np.nan), "holds NaN or infinity in params/cls/bias"),
+        (lambda a: a.pop("trained_on/prints"), "has no array 'trained_on/prints'"),
+        (lambda a: a.update({"trained_on/prints": np.zeros(3)}), "fingerprints of type float64"),
     ],
 )
 def test_damaged_files(change, complaint, finished, tmp_path):

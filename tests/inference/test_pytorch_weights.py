@@ -92,6 +92,13 @@ def test_converted_written_read_and_scored(golden, info, tmp_path):
     np.testing.assert_allclose(model.probabilities(scores), scores, atol=1e-6)  # nothing fitted
 
 
+def test_weights_that_are_no_numbers_are_refused(golden, info):
+    state = dict(golden[0])
+    state["classifier.bias"] = np.full_like(state["classifier.bias"], np.nan)
+    with pytest.raises(UserError, match=r"best.pt holds NaN or infinity in params/cls/bias"):
+        converted(state, info)
+
+
 def test_every_weight_counts(golden):
     """Each used array changes ours when it changes; the others are named as unused."""
     state, _ = golden

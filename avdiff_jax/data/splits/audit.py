@@ -55,12 +55,12 @@ def _audit_classes(name: str, classes: Mapping[str, list[str]]) -> None:
         if not members:
             raise UserError(f"split {name!r} has 0 classes in {kind} but needs at least 1")
         for cls in members:
-            if cls.casefold() in seen:
+            if cls in seen:
                 raise UserError(
-                    f"split {name!r} has class {cls!r} in {seen[cls.casefold()]} and in {kind}; "
+                    f"split {name!r} has class {cls!r} in {seen[cls]} and in {kind}; "
                     "remove it from one of them"
                 )
-            seen[cls.casefold()] = kind
+            seen[cls] = kind
 
 
 def _audit_counts(

@@ -78,7 +78,11 @@ def _class_list(path: Path, spelling: dict[str, str]) -> list[str]:
     if not names:
         raise UserError(f"{path} holds 0 classes but one class a line is needed")
     if twice := repeated(names):
-        raise UserError(f"{path} lists class {twice!r} twice; remove one of the two lines")
+        ours = [line for line in lines if line.casefold() == twice.casefold()]
+        raise UserError(
+            f"{path} lists class {ours[0]!r} and {ours[1]!r}, which these lists spell in any case; "
+            "remove one of the two lines"
+        )
     return names
 
 

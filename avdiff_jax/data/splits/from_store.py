@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.data.class_text import match_names
 from avdiff_jax.data.splits.dealing import Need, deal_groups, list_needs
 from avdiff_jax.data.splits.sampling import check_request, cut, draw, pick, rng, with_shots
 from avdiff_jax.data.splits.sets import DRAWS, KINDS, Clips, Labelled, examples
@@ -177,22 +178,22 @@ def _named_classes(
     """The classes listed in a wish, as the store spells them."""
     if isinstance(wish, str):
         raise UserError(f"{kind} is the text {wish!r} but a number or a list is needed")
-    known = {str(name).casefold(): str(name) for name in store.class_names}
-    names = []
-    for name in wish:
-        spelled = known.get(str(name).casefold())
-        if spelled is None:
-            raise UserError(
-                f"{kind} lists class {name!r} but store {store.name!r} has "
-                f"{len(known)} other classes ({examples(known.values())})"
-            )
-        if spelled not in with_clips:
+    wanted = [str(name) for name in wish]
+    spelled = match_names(wanted, map(str, store.class_names))
+    for name in wanted:
+        if name not in spelled:
+            folded = name.casefold()
+            same = [n for n in {*wanted, *store.class_names} if n.casefold() == folded]
+            why = f"has {len(store.class_names)} other classes ({examples(store.class_names)})"
+            if len(same) > 1:
+                why = f"with the list has {examples(same)}: spell it as the store does"
+            raise UserError(f"{kind} lists class {name!r} but store {store.name!r} {why}")
+        if spelled[name] not in with_clips:
             raise UserError(
                 f"{kind} lists class {name!r}, which has 0 clips in store "
                 f"{store.name!r}; take it off the list"
             )
-        names.append(spelled)
-    return names
+    return [spelled[name] for name in wanted]
 
 
 def _sizes(wishes: Mapping, total: int) -> dict[str, int]:

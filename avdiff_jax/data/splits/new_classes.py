@@ -10,7 +10,7 @@ from avdiff_jax.data.splits import sampling
 from avdiff_jax.data.splits.from_store import clips_by_class
 from avdiff_jax.data.splits.sets import Clips, examples
 from avdiff_jax.data.splits.split_file import Split
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import UserError, note
 
 
 class NewClasses(NamedTuple):
@@ -42,7 +42,13 @@ def find_new(
     if not fresh:
         raise UserError(f"the model knows all {len({*source.names()})} classes of {source.place}: "
                         "name a source with clips of new ones")
-    return {name: fresh[name] for name in only} if only else fresh
+    fresh = {name: fresh[name] for name in only} if only else fresh
+    spelled = {name.casefold(): name for name in known}
+    for name in fresh:
+        if (other := spelled.get(name.casefold())) is not None:
+            note(f"{name!r} is added beside {other!r}, which the model knows: rename one of them "
+                 "if they are the same")
+    return fresh
 
 
 def draw_shots(

@@ -84,10 +84,11 @@ def stage(split: Split, store: Labelled, number: int) -> Stage:
     index_of = {cls: index for index, cls in enumerate(names)}
     where = {str(clip): index for index, clip in enumerate(store.clip_ids)}
     theirs = [str(store.class_names[label]) for label in np.asarray(store.labels)]
+    spelled = match_names([name for kind in KINDS for name in classes[kind]], {*theirs})
 
     def members(*parts: Clips) -> Members:
         pairs = sorted((cls, clip) for part in parts for cls, ids in part.items() for clip in ids)
-        _check_against(store.name, split["name"], where, theirs, pairs)
+        _check_against(store.name, split["name"], where, theirs, spelled, pairs)
         clips = np.array([where[clip] for _, clip in pairs], np.int64)
         return Members(clips, np.array([index_of[cls] for cls, _ in pairs], np.int32))
 
@@ -122,15 +123,16 @@ def _check_against(
     split_name: str,
     where: Mapping[str, int],
     theirs: Sequence[str],
+    spelled: Mapping[str, str],
     pairs: Sequence[tuple[str, str]],
 ) -> None:
-    """Each (class, clip) of the split is in the store, under the same class, see `match_names`."""
+    """Each (class, clip) of the split is in the store, under the same class, as
+    `match_names` has `spelled` it there."""
     if missing := [clip for _, clip in pairs if clip not in where]:
         raise UserError(
             f"store {store_name!r} lacks {len(missing)} of {len(pairs)} clips of split "
             f"{split_name!r} ({examples(missing)}); use the store that the split was made for"
         )
-    spelled = match_names({name for name, _ in pairs}, {*theirs})
     for ours, clip in pairs:
         other = theirs[where[clip]]
         if other != spelled.get(ours):

@@ -65,9 +65,7 @@ def _change(change):
         (lambda split, s: s["test_novel"].pop(), "3 draws of train2_novel and 2 of test_novel"),
         (lambda split, s: split["classes"].update(novel2=[]), "0 classes in novel2"),
         (
-            lambda split, s: split["classes"]["novel1"].append(
-                split["classes"]["base1"][0].upper()
-            ),
+            lambda split, s: split["classes"]["novel1"].append(split["classes"]["base1"][0]),
             "in base1 and in novel1",
         ),
     ],

@@ -149,7 +149,7 @@ def _edit(name, old, new):
         (_edit("stage_1_train.csv", '"BIRD, SINGING"', '"BIRD, SINGING'), "not a CSV file"),
         (_edit("stage_1_train.csv", "id0_peo0000_000000", "id0_peo0000_000001"), "twice in train1"),
         (_edit("stage_1_train.csv", "id0_peo0000_000000", "id1_peo0000_000000"), "1 clips in both"),
-        (_edit("stage_1_train.txt", "bird, singing", "PEOPLE sneezing"), "'people sneezing' twice"),
+        (_edit("stage_1_train.txt", "bird, singing", "PEOPLE sneezing"), "'PEOPLE sneezing', whic"),
         (_edit("stage_1_val_seen.txt", "bird, singing", ""), "no clip of class 'bird, singing'"),
         (_edit("stage_2_test_unseen.txt", "playing", "plying"), "0 clips of class 'plying the lu"),
     ],

@@ -276,3 +276,21 @@ def test_untested_classes_are_kept_by_the_file(tmp_path):
     split_file.write(split, tmp_path / "t.json")
     with pytest.raises(UserError, match="no clip of class 'class 7' in test_novel"):
         split_file.load(tmp_path / "t.json")
+
+
+def test_classes_are_listed_as_they_are_spelled():
+    """Exactly where two differ in case alone, else in any case."""
+    store = make_store(by_subject())
+    first, second, *others = sorted(store.class_names)
+    store.class_names = tuple(
+        first.upper() if name == second else name for name in store.class_names)
+    wishes = dict(novel1=others[:2], novel2=others[2:4])
+    split = make_split(store, 1, 0, base=[first, first.upper()], **wishes)
+    assert split["classes"]["base1"] == sorted([first, first.upper()])
+    split = make_split(store, 1, 0, base=[first], **wishes)
+    assert split["classes"]["base1"] == [first]
+    with pytest.raises(UserError, match=f"{first.title()!r} but .* has .*: spell it as the store"):
+        make_split(store, 1, 0, base=[first.title()], **wishes)
+    assert make_split(
+        store, 1, 0, base=[first], novel1=others[:2], novel2=[n.title() for n in others[2:4]]
+    )["classes"]["novel2"] == others[2:4]

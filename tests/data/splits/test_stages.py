@@ -1,5 +1,6 @@
 """The stages of training that a split describes."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -69,6 +70,26 @@ def test_letter_case_of_a_class_does_not_matter_but_another_class_does():
     store.labels[at] = (store.labels[at] + 1) % 8
     with pytest.raises(UserError, match=rf"clip '{clip}' is of class 'CLASS \d' in store 'made_u"):
         stages.stage(split, store, 1)
+
+
+def test_classes_that_differ_in_case_alone_are_two():
+    """In the store and in the split; what a split calls by neither name is refused."""
+    store, split = make_store(by_subject()), good_split()
+    one, other = split["classes"]["base1"][:2]
+
+    def rename(name, new):
+        store.class_names = tuple(new if n == name else n for n in store.class_names)
+        text = json.dumps(split).replace(json.dumps(name), json.dumps(new))
+        return json.loads(text)
+
+    split = rename(other, one.upper())
+    stage = stages.stage(split, store, 1)
+    assert {one, one.upper()} <= {*stage.class_names}
+    names = np.array(store.class_names)[store.labels[stage.base.clips]]
+    assert names.tolist() == [stage.class_names[label] for label in stage.base.labels]
+    text = json.dumps(split).replace(json.dumps(one), json.dumps(one.title()))
+    with pytest.raises(UserError, match=f"is of class '{one}' in store .* but of '{one.title()}'"):
+        stages.stage(json.loads(text), store, 1)
 
 
 def test_a_store_that_lacks_clips_is_refused():
