@@ -32,6 +32,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache_folder())
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Compilation is nearly all of the time of most tests, so programs are not optimised; those that are
+# compared with published numbers ask for `optimised`.
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import jax
@@ -100,9 +104,18 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="module")
+def optimised():
+    """For tests that compute much, or whose numbers are to be those of a user's programs."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
 def small_programs():
-    """For tests that compile much and compute little: programs are not optimised, a run takes one
-    device, and all that do so in a process share their programs."""
+    """For tests that compile much and compute little: a run takes one device, and all that do so in
+    a process share their programs."""
     from tests import tiny
 
     with tiny.small_programs():

@@ -28,6 +28,7 @@ from avdiff_jax.train.step import update
 from configs import common
 from tests import ROOT
 
+pytestmark = pytest.mark.usefixtures("optimised")
 FOLDER = ROOT / "tests" / "golden"
 DEPTH, HEADS, STEPS = 3, 2, 10
 

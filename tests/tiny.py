@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import sys
 from functools import cache
@@ -38,28 +37,11 @@ SHOTS, CLASSES, CLIPS = 2, 12, 14
 
 
 @contextlib.contextmanager
-def quick_compilation():
-    """Compilation is nearly all of the time of a test, so programs made inside are not optimised.
-    Those that are compared with published numbers are made as a user's."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-@contextlib.contextmanager
 def small_programs():
-    """Quick compilation, of programs for one device, which are shared in this process."""
-    with quick_compilation(), programs.share(), pytest.MonkeyPatch.context() as patch:
+    """Programs for one device, which are shared in this process."""
+    with programs.share(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime_devices, "mesh", mesh)
         yield
-
-
-def quick_environment() -> dict:
-    """The same for a command."""
-    return {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @cache

@@ -151,7 +151,7 @@ def test_a_run_from_another_folder(tmp_path):
         sys.executable, str(MAIN), "--config=configs/synthetic.py:2shot,method=ncm",
         f"--config.data.store={store}", f"--config.data.split={split}",
     ]
-    quick = dict(capture_output=True, text=True, env=tiny.quick_environment())
+    quick = dict(capture_output=True, text=True)
     run = subprocess.run(line, cwd=tmp_path, **quick)
     assert run.returncode == 0, run.stderr
     workdir = tmp_path / "runs" / "synthetic-2shot-method=ncm"

@@ -8,6 +8,8 @@ pytest.importorskip("av")
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract import c3d, encoders, mel, recipes, vggish, weights
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 PLAIN = recipes.RECIPES["plain"]
 
 

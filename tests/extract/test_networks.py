@@ -11,6 +11,8 @@ import pytest
 from avdiff_jax.errors import UserError
 from avdiff_jax.extract import c3d, efficientnet, mel, soundnet, vggish, weights
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "extract"
 
 

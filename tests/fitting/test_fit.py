@@ -155,7 +155,7 @@ def test_a_whole_fit_that_is_killed(tmp_path):
 
     def start():
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                text=True, env=tiny.quick_environment())
+                                text=True)
 
     for wanted in ("avdiff/config.json", "avdiff/stage1.json"):
         process = start()

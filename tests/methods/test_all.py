@@ -83,7 +83,7 @@ def start(name, info, substage, variables) -> TrainState:
 def fresh(name):
     """Variables before training, with every parameter away from zero and one."""
     info = toy.info(name)
-    variables = toy.jit(partial(METHODS[name].init, info, toy.empty(info)))(toy.key(0))
+    variables = jax.jit(partial(METHODS[name].init, info, toy.empty(info)))(toy.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), variables.params
@@ -99,7 +99,7 @@ def trained(name):
     if not method.players(info, 1):
         return state.vars
 
-    @toy.jit
+    @jax.jit
     def run(state):
         def body(state, key):
             return update(method, info, 1, state, toy.draw(key), key, "base")
@@ -115,7 +115,7 @@ def trained(name):
 def scorer(name):
     info, method = toy.info(name), METHODS[name]
 
-    @toy.jit
+    @jax.jit
     def score(variables, batch):
         features, stats = method.features(info, variables, batch, toy.key(0), False)
         return method.scores(info, variables, features), stats
@@ -149,7 +149,7 @@ def test_padding_changes_no_loss(name):
     """In training, without dropout: losses of all players, and the statistics."""
     info, method, variables = toy.info(name), METHODS[name], fresh(name)
 
-    @toy.jit
+    @jax.jit
     def losses(batch):
         key = toy.key(4)
         features, stats = method.features(info, variables, batch, key, True)
@@ -178,7 +178,7 @@ def test_frozen_groups_stand_still(name, mode):
     assert sorted([*frozen.groups, *moving]) == sorted(before.params)  # each in one place
     assert frozen.mode == mode or not frozen.groups
 
-    @toy.jit
+    @jax.jit
     def run(state, key):
         for role in ("base", "novel"):
             batch = toy.draw(key, role)

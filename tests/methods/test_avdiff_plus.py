@@ -36,7 +36,7 @@ def info_of(words="", space="both", **changes):
 def start():
     """Variables with a fitted raw branch, before substage 2, and clips of all classes."""
     info = info_of(GENERATOR, **QUICK)
-    variables = toy.jit(partial(METHOD.init, info, toy.empty(info)))(toy.key(0))
+    variables = jax.jit(partial(METHOD.init, info, toy.empty(info)))(toy.key(0))
     batches = [toy.draw(toy.key(i), role, 64) for i, role in enumerate(("base", "novel"))]
     return METHOD.refresh(info, variables, lambda: batches[:1]), batches
 
@@ -46,7 +46,7 @@ def all_features():
     """Features [n, d] and labels [n] of the clips."""
     variables, batches = start()
     info = info_of(GENERATOR)
-    run = toy.jit(lambda batch: METHOD.features(info, variables, batch, toy.key(0), False)[0])
+    run = jax.jit(lambda batch: METHOD.features(info, variables, batch, toy.key(0), False)[0])
     rows = [np.asarray(run(batch)) for batch in batches]
     return np.concatenate(rows), np.concatenate([np.asarray(batch.label) for batch in batches])
 
@@ -172,7 +172,7 @@ def test_both_players_move_in_one_step_and_not_each_other():
     batch = Fused(jnp.asarray(features[64:96]), jnp.asarray(labels[64:96]))
 
     def after(info):
-        run = toy.jit(lambda state: update(METHOD, info, 2, state, batch, toy.key(1), "novel"))
+        run = jax.jit(lambda state: update(METHOD, info, 2, state, batch, toy.key(1), "novel"))
         return run(state)
 
     moved, metrics = after(info)
@@ -202,7 +202,7 @@ def test_synthetic_features_teach_the_head_alone():
         moved = solved.replace(params=params)
         return avdiff_plus.loss(info, moved, batch.features, batch, toy.key(1), "novel")[0]
 
-    grads = toy.jit(jax.grad(loss))(solved.params)
+    grads = jax.jit(jax.grad(loss))(solved.params)
     assert all((g == 0).all() for g in jax.tree.leaves(grads["gen"]))
     assert any((g != 0).any() for g in jax.tree.leaves(grads["cls"]))
 

@@ -31,7 +31,7 @@ def tokens(dim=16, seed=0):
 
 def made(module):
     """Variables of a fusion, with every parameter away from zero and one."""
-    init = toy.jit(lambda key: module.init(key, *tokens(), False)["params"])
+    init = jax.jit(lambda key: module.init(key, *tokens(), False)["params"])
     leaves, tree = jax.tree.flatten(init(toy.key(0)))
     rng = np.random.default_rng(1)
     leaves = [x + 0.1 * rng.normal(size=x.shape).astype(np.float32) for x in leaves]
@@ -46,7 +46,7 @@ def reach(outputs):
       outputs: tokens by modality -> dict of arrays.
     """
     (x, _), (other, _) = tokens(), tokens(seed=1)
-    outputs = toy.jit(outputs)
+    outputs = jax.jit(outputs)
     before = outputs(x)
     after = {name: outputs({**x, name: other[name]}) for name in BOTH}
     return {(o, name): bool((before[o] != after[name][o]).any()) for o in before for name in BOTH}
@@ -114,7 +114,7 @@ def test_mbt_without_exchange_is_two_towers(bottlenecks, switch, apart):
     module = Mbt(config, bottlenecks)
     variables, (x, valid) = made(module), tokens()
 
-    @toy.jit
+    @jax.jit
     def run(x):
         alone = [tower(config, variables["params"], name, x[name], valid[name]) for name in BOTH]
         return module.apply(variables, x, valid, False), jnp.stack(alone, axis=1)
@@ -173,7 +173,7 @@ def test_a_latent_that_sees_nothing_reads_nothing():
     visible = jnp.zeros((2, 3, 4), bool).at[0].set(True)
     variables = block.init(toy.key(0), x, context, visible, False)
 
-    @toy.jit
+    @jax.jit
     def read(context):
         return block.apply(variables, x, context, visible, False)
 
@@ -184,8 +184,8 @@ def test_a_latent_that_sees_nothing_reads_nothing():
 def test_attention_fusion_gate_weighs_the_outputs():
     info = toy.info("attention_fusion")
     method, batch = attention_fusion.METHOD, toy.draw(toy.key(0))
-    variables = toy.jit(partial(method.init, info, batch))(toy.key(1))
-    x, _ = toy.jit(lambda: method.features(info, variables, batch, toy.key(2), False))()
+    variables = jax.jit(partial(method.init, info, batch))(toy.key(1))
+    x, _ = jax.jit(lambda: method.features(info, variables, batch, toy.key(2), False))()
 
     def logits(bias):
         gate = variables.params["gate"]
@@ -209,8 +209,8 @@ def test_attention_fusion_gate_weighs_the_outputs():
 def test_perceiver_takes_one_modality():
     info = toy.info("perceiver", model__modality="audio")
     method, batch = perceiver.METHOD, toy.draw(toy.key(0), clips=4)
-    variables = toy.jit(partial(method.init, info, batch))(toy.key(1))
-    read = toy.jit(lambda batch: method.features(info, variables, batch, toy.key(2), False)[0])
+    variables = jax.jit(partial(method.init, info, batch))(toy.key(1))
+    read = jax.jit(lambda batch: method.features(info, variables, batch, toy.key(2), False)[0])
     a, b = read(batch), read(batch.replace(video=batch.video + 1))
     np.testing.assert_array_equal(a, b)
 

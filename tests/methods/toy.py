@@ -21,15 +21,6 @@ def key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="unsafe_rbg")
 
 
-# Compilation is nearly all of the time: leave out what makes the program fast.
-jit = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
-    },
-)
-
-
 def config(name, **changes):
     """Two layers of width 16; `changes` name fields as in `model__depth=3`."""
     c = synthetic.get_config(f"5shot,method={name}")

@@ -69,7 +69,6 @@ def run(command, folder, operation=-1, moment=float("inf")):
     line = [sys.executable, "-c", DYING, str(folder), str(operation), *command[1:]]
     with subprocess.Popen(
         line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=tiny.quick_environment(),
     ) as process:
         used = 0.0
         while process.poll() is None and used < moment:

@@ -95,8 +95,7 @@ def only(found: collections.Counter) -> bool:
 
 @pytest.mark.parametrize("method", ["avdiff", "tsl"])  # with and without networks of GANs
 def test_training(method, programs, other_default, tmp_path):
-    with tiny.quick_compilation():
-        tiny.substage2(tiny.config(f"method={method}"), tmp_path)
+    tiny.substage2(tiny.config(f"method={method}"), tmp_path)
     assert {"init", "run"} <= set(programs)
     assert all(only(found) for found in programs.values()), programs
     assert programs["run"].total() > 20
@@ -104,11 +103,10 @@ def test_training(method, programs, other_default, tmp_path):
 
 def test_use(programs, other_default):
     """Prediction and new classes in Python, where no command has set anything."""
-    with tiny.quick_compilation():
-        model, clips = trained(tiny.config())
-        audio, video = ([getattr(clip, part) for clip in clips] for part in ("audio", "video"))
-        model.predict(audio, video)
-        add_classes(model, audio, video, ["new"] * len(clips))
+    model, clips = trained(tiny.config())
+    audio, video = ([getattr(clip, part) for clip in clips] for part in ("audio", "video"))
+    model.predict(audio, video)
+    add_classes(model, audio, video, ["new"] * len(clips))
     assert {"fuse", "scores_of", "features_of", "run"} <= set(programs)
     assert all(only(found) for found in programs.values()), programs
 
@@ -118,9 +116,8 @@ def test_controls(programs, other_default):
     for name in ("ncm", "linear"):
         config = tiny.config(f"method={name}")
         b = tiny.make_context(config)
-        with tiny.quick_compilation():
-            vars = initialise_variables(b)
-            b.method.refresh(b.info, vars, iterate_training_clips(b, (b.stage.base,)))
+        vars = initialise_variables(b)
+        b.method.refresh(b.info, vars, iterate_training_clips(b, (b.stage.base,)))
     assert {"pool_segments", "fit"} <= set(programs)
     assert all(only(programs[name]) for name in ("pool_segments", "fit")), programs
 
@@ -138,9 +135,8 @@ def test_training_lowers_for_a_gpu(frozen_mode, monkeypatch):
     """In the form that a GPU gets, draws side by side where features are cached."""
     monkeypatch.setattr(devices, "on_gpu", lambda: True)
     b = tiny.make_context(tiny.config(train__frozen_mode=frozen_mode))
-    with tiny.quick_compilation():
-        setting, state = prepare_substage(b, Phase(2, 2, 0 if frozen_mode == "train" else None),
-                               initialise_variables(b), None)
+    setting, state = prepare_substage(b, Phase(2, 2, 0 if frozen_mode == "train" else None),
+                           initialise_variables(b), None)
     inputs = {
         role: setting.source.inputs(plan, setting.lengths)
         for role, plan in plan_epoch(setting, 0).items()

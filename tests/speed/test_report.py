@@ -53,8 +53,7 @@ def watch(monkeypatch):
 
 @pytest.mark.slow
 def test_a_small_report(watch):
-    with tiny.quick_compilation():
-        found = measure.measure(tiny.config(), SIZES, ragged=True, watch=watch)
+    found = measure.measure(tiny.config(), SIZES, ragged=True, watch=watch)
     content = found.record()
     for name in ("substage1", "substage2", "substage2_cached", "evaluation", "sampler"):
         phase = content["phases"][name]
@@ -72,8 +71,7 @@ def test_a_small_report(watch):
 
 
 def test_a_method_that_trains_nothing(watch):
-    with tiny.quick_compilation():
-        found = measure.measure(tiny.config("method=ncm"), SIZES, watch=watch)
+    found = measure.measure(tiny.config("method=ncm"), SIZES, watch=watch)
     assert [name for name, phase in found.phases.items() if phase] == ["evaluation", "loader"]
     assert "share" not in report.summary(found, 1.5)
     assert [line.split()[0] for line in report.table(found).splitlines()] == [

@@ -201,14 +201,13 @@ def test_second_ctrl_c_ends_at_once():
 def test_a_real_sigterm(tmp_path):
     """To a process of its own, twice; its last call without a signal ends the run."""
     command = functools.partial(tiny.command, "method=attention_fusion")
-    quick = dict(text=True, env=tiny.quick_environment())
-    whole = subprocess.run(command(tmp_path / "whole"), capture_output=True, **quick)
+    whole = subprocess.run(command(tmp_path / "whole"), capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
     workdir, stops = tmp_path / "w", 0
     for tries in range(3):
         more = ["--resume"] if tries else []
         process = subprocess.Popen(
-            command(workdir, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **quick)
+            command(workdir, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while stops == tries < 2 and process.poll() is None:
             epochs = len(tiny.lines(workdir)) if (workdir / "metrics.jsonl").exists() else 0
             if epochs >= 2 * tries + 1:
