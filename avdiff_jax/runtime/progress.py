@@ -67,12 +67,19 @@ class Progress(auto.tqdm):
         super().__exit__(kind, error, trace)
 
 
+def announce(text: str) -> None:
+    """Prints what comes next, in the process that shows progress."""
+    if Progress.shown:
+        print(text, flush=True)
+
+
 class _Lines:
     """What tqdm writes to: a terminal as it is, or anything else in whole lines. A stream that is
     not there, is closed or fails is left alone."""
 
     def __init__(self, stream: IO[str] | None):
         self._stream: Any = stream
+        self._last = ""  # how far the last line was
 
     def isatty(self) -> bool:
         """Whether the stream is a terminal."""
@@ -85,6 +92,10 @@ class _Lines:
         """Writes one state of the bar."""
         if not self.isatty():
             text = text.strip("\r\n ")
+            how_far, bracket, _ = text.partition(" [")
+            if bracket and how_far == self._last:
+                return  # tqdm says once more at the end what it has just said
+            self._last = how_far if bracket else self._last
             text += "\n" if text else ""
         try:
             self._stream.write(text)

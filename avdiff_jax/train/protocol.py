@@ -24,8 +24,10 @@ from avdiff_jax.methods.without_text import settle_text
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices, hosts
 from avdiff_jax.runtime.lock import held
+from avdiff_jax.runtime.progress import announce
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train.ahead import compile_meanwhile
+from avdiff_jax.train.announcements import describe_parameters
 from avdiff_jax.train.context import StageContext, initialise_variables, prepare_stage
 from avdiff_jax.train.draws import choose_draw_phases, split_draws
 from avdiff_jax.train.records import SubstageRecord
@@ -66,7 +68,7 @@ def run(
     check_text(workdir.absolute(), "the folder of the run")
     config, note = settle_text(config)
     if note:
-        print(f"note: {note}")
+        announce(f"note: {note}")
     method, mesh = check_config(config)
     resume = resume or what in ("stage2", "evaluate")
     with (
@@ -76,7 +78,7 @@ def run(
         store, stages = claim_and_open(config, workdir, resume)
         feed = Feed(store, mesh, config.data.residence)
         where = "streamed" if feed.streamed else "resident"
-        print(f"device: {devices.describe()}; features {where}")
+        announce(f"device: {devices.describe()}; features {where}")
         last, best = open_checkpoints(workdir)
         stop.check()
         with open_writer(workdir, last, resume) as writer:
@@ -96,7 +98,7 @@ def run(
                 return None
             second = second.fill_fields(record.filled)
             variables = initialise_variables(second)
-            print(tabulate_parameters(variables))
+            announce(describe_parameters(second.info, variables))
             if what == "evaluate":
                 outcomes = restore_draws(second, variables, last)
             else:
@@ -147,17 +149,6 @@ def choose_stage(config: ConfigDict, split: Split, store: Store, number: int) ->
 def open_writer(workdir: pathlib.Path, last: PhaseCheckpoints, resume: bool) -> Writer:
     """Opens the curves of a run; a resumed one forgets what checkpoints do not vouch for."""
     return Writer.open_at(workdir, count_committed_epochs(last)) if resume else Writer(workdir)
-
-
-def tabulate_parameters(variables: Vars) -> str:
-    """Counts the parameters by group and in all, as a table."""
-    sizes = {
-        group: sum(x.size for x in jax.tree.leaves(tree))
-        for group, tree in variables.params.items()
-    }
-    lines = [f"  {group:8s} {size:>10,d}" for group, size in sizes.items()]
-    total = sum(sizes.values())
-    return "\n".join(["parameters (stage 2):", *lines, f"  {'all':8s} {total:>10,d}"])
 
 
 def restore_draws(

@@ -22,6 +22,7 @@ from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.results.overview import draw_overview
 from avdiff_jax.results.panels import Classes, DrawCurve
 from avdiff_jax.runtime import devices
+from avdiff_jax.train.announcements import announce_test
 from avdiff_jax.train.context import StageContext
 from avdiff_jax.train.measure import (
     Measurement,
@@ -74,6 +75,7 @@ def report(
     for draw, outcome in outcomes:
         build_model(context, outcome, draw, record).save(model_file(folder, draw))
     measurements, generators, seconds = [], [], {}
+    announce_test(context)
     for draw, outcome in outcomes:
         services.stop.check()
         seconds[f"stage2_substage2_draw{draw}"] = outcome.record.seconds
@@ -157,11 +159,15 @@ def collect_results(
     one, two = record.substage1, record.substage2
     trials = [{**trial.filled, "AUSUC": trial.ausuc} for trial in record.trials]
     asked = fill_fields(config, dict.fromkeys(record.filled, AUTO))
-    chosen = {
+    schedule = {
         "epochs_substage1": {"value": one.epochs, "on": f"{where}, best B"},
         "epochs_substage2": {"value": two.epochs, "on": f"{where}, best HM"},
         "rate_cuts_substage1": {"value": list(one.cuts), "on": where},
         "rate_cuts_substage2": {"value": list(two.cuts), "on": where},
+    }
+    trains = any(context.method.players(info, substage) for substage in (1, 2))
+    chosen = {
+        **(schedule if trains else {}),  # a method without steps has nothing to choose there
         "gamma": {"value": record.gamma, "on": f"{where}, {config.eval.calibration}"},
         **{
             name: {"value": value, "on": f"{where}, best AUSUC", "trials": trials}

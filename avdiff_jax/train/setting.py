@@ -26,6 +26,7 @@ class Setting:
     members: base clips, and in substage 2 novel ones; for each draw.
     lengths: fixed shape of its training batches.
     program: its compiled training steps, the same for every draw; see `compile_training`.
+    preparation: seconds that the first state took, which for some methods is all there is.
     """
 
     phase: Phase
@@ -36,6 +37,7 @@ class Setting:
     members: tuple[tuple[Members, ...], ...]
     lengths: Lengths
     program: Callable
+    preparation: float = 0.0
 
     @property
     def parts(self) -> tuple[Phase, ...]:

@@ -1,6 +1,8 @@
 """A stage of the protocol: stage 1 finds epochs, rate cuts and calibration on Val; stage 2
 retrains by that record and is measured on test."""
 
+import dataclasses
+import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -12,6 +14,7 @@ from avdiff_jax.cli.alternatives import list_alternatives
 from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime import devices
+from avdiff_jax.train.announcements import announce_substage
 from avdiff_jax.train.context import (
     StageContext,
     fuse_training_clips,
@@ -86,7 +89,9 @@ def prepare_substage(
 ) -> tuple[Setting, TrainState]:
     """Prepares setting and first state of a substage; arguments as of `prepare_state`."""
     setting = prepare_setting(context, phase, variables, cache_members)
-    return setting, prepare_state(context, phase, variables, before)
+    started = time.monotonic()
+    state = jax.block_until_ready(prepare_state(context, phase, variables, before))
+    return dataclasses.replace(setting, preparation=time.monotonic() - started), state
 
 
 def prepare_setting(
@@ -174,6 +179,7 @@ def run_stage1(context: StageContext, services: Services) -> Stage1Record:
     """Trains both substages on Train 1 with selection on Val; substage 2 once for each way of
     filling open fields."""
     train = context.info.config.train
+    announce_substage(context, Phase(1, 1), train.epochs1)
     setting, state = prepare_substage(context, Phase(1, 1), initialise_variables(context), None)
     schedule = Schedule(train.epochs1, select_by_base_accuracy(context))
     first = run_substage(setting, state, schedule, services, 0)
@@ -199,8 +205,9 @@ def try_alternatives(
     run_epochs, tried = first.record.run_epochs, []
     for number, filled in enumerate(list_alternatives(context.info.config), start=1):
         of_trial, phase = context.fill_fields(filled), Phase(1, 2, trial=number if filled else 0)
-        setting, state = prepare_substage(of_trial, phase, first.best, first.state)
         epochs = context.info.config.train.epochs2
+        announce_substage(of_trial, phase, epochs)
+        setting, state = prepare_substage(of_trial, phase, first.best, first.state)
         schedule = Schedule(epochs, select_by_harmonic_mean(of_trial, first.best))
         second = run_substage(setting, state, schedule, services, run_epochs)
         run_epochs = second.record.run_epochs
@@ -216,11 +223,13 @@ def run_stage2(
     """Retrains `variables` by the record of stage 1 and yields (draw, outcome) for each draw, all
     continued from the same base model; see `draws` for which are trained side by side."""
     one, two = record.substage1, record.substage2
+    announce_substage(context, Phase(2, 1), one.epochs, one)
     setting, state = prepare_substage(context, Phase(2, 1), variables, None)
     schedule = Schedule(one.epochs, replay=one.cuts)
     base = run_substage(setting, state, schedule, services, record.run_epochs)
     run_epochs = base.record.run_epochs
     for phase in choose_draw_phases(context, variables, services.checkpoints):
+        announce_substage(context, phase, two.epochs, two)
         setting, state = prepare_substage(context, phase, base.best, base.state)
         schedule = Schedule(two.epochs, replay=two.cuts)
         outcome = run_substage(setting, state, schedule, services, run_epochs)

@@ -13,7 +13,7 @@ from avdiff_jax.data.feed import prefetched
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.results.metrics_log import Writer
-from avdiff_jax.runtime.progress import Progress
+from avdiff_jax.runtime.progress import Progress, announce
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train.optimisers import CUT, TrainState, copy_tree, cut_rate, learning_rate
 from avdiff_jax.train.records import Phase, SubstageRecord
@@ -117,7 +117,8 @@ class SubstageRun:
         self.setting, self.schedule, self.services = setting, schedule, services
         self.checkpoints, self.config = checkpoints, setting.info.config.train
         self.state, self.record = (
-            checkpoints.restore(state) or (state, SubstageRecord(run_epochs))
+            checkpoints.restore(state)
+            or (state, SubstageRecord(run_epochs, seconds=setting.preparation))
         )
         self.best = self.state.vars
         if schedule.select and self.record.best_epoch:
@@ -138,13 +139,17 @@ class SubstageRun:
     def train(self) -> None:
         """Runs all dispatches that are left."""
         record, batches = self.record, self.config.batches
+        if record.finished:
+            announce(f"{self.setting.phase.name} was finished before")
+            return
+        if record.epoch or record.step:
+            announce(f"{self.setting.phase.name} goes on after {record.epoch} epochs")
         left = (self.schedule.epochs - record.epoch) * batches - record.step
         with Progress(max(left, 1) if self.setting.trains else 1, self.setting.phase.name) as bar:
             self.progress = bar
-            if record.finished:
-                return
             if not self.setting.trains:
                 self.finish_epoch(copy_tree(self.state))
+                bar.step()
             unread = None
             for number, (place, inputs) in enumerate(self.prepare_dispatches()):
                 if not number:

@@ -51,8 +51,11 @@ def test_lines_in_a_log_and_the_time_left(clock):
         assert "30/100 [01:00<02:20, loss 0.3]" in second
         clock(1)
         progress.step(70)
+        clock(40)
+        progress.step(0, "done")
     assert "\r" not in log.getvalue()
-    assert log.getvalue().splitlines()[-1].startswith("work: 100%|")
+    *_, before, last = log.getvalue().splitlines()
+    assert last.startswith("work: 100%|") and not before.startswith("work: 100%|")
 
 
 def test_a_phase_that_ends_early_ends_at_100_percent(clock):

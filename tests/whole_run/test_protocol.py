@@ -9,7 +9,8 @@ from avdiff_jax.cli import choices
 from avdiff_jax.data import of_config
 from avdiff_jax.data.splits import stages
 from avdiff_jax.errors import UserError
-from avdiff_jax.train import protocol
+from avdiff_jax.runtime.progress import Progress
+from avdiff_jax.train import protocol, substage
 from configs import common
 from configs import synthetic as synthetic_config
 from tests import ROOT, tiny
@@ -243,9 +244,22 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
     assert (tmp_path / "file").read_text() == "here"
 
 
-def test_ncm_and_shuffled_labels(tmp_path):
+def test_ncm_and_shuffled_labels(tmp_path, monkeypatch):
     """A method without training runs the same protocol; shuffled labels teach it nothing."""
-    true = protocol.run(tiny.config("method=ncm"), tmp_path / "true")["test"]
+    bars = []
+
+    class Bar(Progress):
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            bars.append((self.n, self.total))
+
+    monkeypatch.setattr(substage, "Progress", Bar)
+    results = protocol.run(tiny.config("method=ncm"), tmp_path / "true")
+    true = results["test"]
+    assert bars == [(1, 1)] * 6  # each phase ends at 100 %
+    phases = {name: of for name, of in results["timing"].items() if name != "wall_seconds"}
+    assert len(phases) == 5 and all(seconds > 0 for seconds in phases.values())
+    assert {*results["chosen"]} == {"gamma"}  # there are no epochs to choose
     c = tiny.config("method=ncm", data__shuffle_labels=True)
     control = protocol.run(c, tmp_path / "control")["test"]
     assert true["mean"]["FSL"] > 60 and true["mean_of_hm"] > 2 * control["mean_of_hm"]
