@@ -224,13 +224,14 @@ def test_add_class(run, tmp_path):
     os.rename(tmp_path / "clips" / "d", tmp_path / "d")
     (tmp_path / "later").mkdir()
     os.rename(tmp_path / "d", tmp_path / "later" / "d")
-    made = fit(tmp_path / "clips", out=tmp_path / "fit", method="attention_fusion", overrides=[
+    made = fit(tmp_path / "clips", out=tmp_path / "fit", method="mbt", overrides=[
         f"--config.{field}" for field in (
             "model.dim=16", "model.heads=2", "model.head_dim=8", "model.enc_hidden=16",
             "model.proj_hidden=16", "model.width=8", "model.code=8", "model.depth=2",
+            "model.mlp=16", "model.switch=1",
             "train.batch=8", "train.batches=4", "train.epochs1=2", "train.epochs2=1")])
     assert "add_class.py --model" in str(made)
-    code, out, err = run("add_class", "--model", model_file(made.folder / "attention_fusion", 0),
+    code, out, err = run("add_class", "--model", model_file(made.folder / "mbt", 0),
                          "--clips", "later", "--shots", 4, "--out", "b.npz")
     assert code == 0, err
     assert "1 classes added to 3 from 4 clips" in out and "no class text, so prototypes" in err
