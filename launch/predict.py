@@ -19,13 +19,19 @@ sys.path.insert(0, str(ROOT))
 import csv
 import time
 
+import numpy as np
+
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.errors import UserError, note, one_sentence
 from avdiff_jax.inference import model as models
 from avdiff_jax.inference.sources import open_source
 from avdiff_jax.io.files import draft
+from avdiff_jax.results import plots
+from avdiff_jax.results.panels import Classes
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.progress import Progress
+
+DRAWN = 80
 
 
 def parser() -> Parser:
@@ -35,6 +41,8 @@ def parser() -> Parser:
     p.add_clips()
     p.add_argument("--top", type=int, default=1, help="classes a clip")
     p.add_output("FILE.csv", "where the classes go")
+    p.add_output("FILE.png", f"a picture of the first {DRAWN} clips", flag="--plot",
+                 required=False)
     return p
 
 
@@ -51,7 +59,7 @@ def main(argv=None):
         if model.temperature is None:
             note("the model was not calibrated on validation clips, so its probabilities are its "
                  "scores after gamma, scaled to sum to 1")
-        started, done = time.monotonic(), 0
+        started, done, drawn = time.monotonic(), 0, []
         columns = [f"{what}{i + 1}" for i in range(args.top) for what in ("class", "probability")]
         with draft(args.out) as scratch, open(scratch, "w", newline="", encoding="utf-8") as file, \
                 Progress(len(source), "predict") as progress:
@@ -63,9 +71,17 @@ def main(argv=None):
                     for label, probability in zip(labels, p, strict=True):
                         row += [model.info.classes[label], f"{probability:.4f}"]
                     table.writerow(row)
+                if done < DRAWN:
+                    drawn.append(model.probabilities(scores[: DRAWN - done]))
                 done += len(ids)
                 progress.step(len(ids))
         seconds = time.monotonic() - started
+        if args.plot:
+            shown = np.concatenate(drawn)
+            classes = Classes(model.info.classes, model.info.is_base)
+            ids = source.clip_ids[: len(shown)].tolist()
+            plots.predictions_plot(shown, ids, classes, args.plot)
+            print(f"plot       {args.plot}")
         print(f"{args.out}: {done} clips in {seconds:.1f} s, {done / seconds:.0f} clips per second "
               f"on {devices.describe()}")
 

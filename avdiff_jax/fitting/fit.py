@@ -22,7 +22,8 @@ from avdiff_jax.inference.model import Trained, load
 from avdiff_jax.io import documents
 from avdiff_jax.io.files import FilePath, write_text
 from avdiff_jax.methods import METHODS
-from avdiff_jax.results.controls import Comparison, compare
+from avdiff_jax.results.controls import Comparison, compare, harmonic_mean
+from avdiff_jax.results.overview import draw_overview
 from avdiff_jax.results.runs import Finished
 
 CONFIG = "configs/clips.py"
@@ -136,6 +137,9 @@ def fit(
         note_minutes(name)
     comparison = compare([*runs.values()], notes=[*describe_test(split), *notes])
     write_text(folder / "results.md", comparison.markdown())
+    if method not in CONTROLS:
+        control = max((runs[name] for name in CONTROLS), key=harmonic_mean)
+        draw_overview(folder / method, control.workdir)
     return Fit(folder, runs, comparison, split, notes, minutes)
 
 
@@ -197,6 +201,7 @@ def describe_test(split: Split) -> list[str]:
 def describe_use(made: Fit) -> list[str]:
     """The commands that use the models."""
     lines = [
+        f"Look at it: {made.comparison.best.workdir / 'plots' / 'overview.png'}",
         "Classify other clips:",
         f"  python launch/predict.py --model {quote(made.comparison.best)} --clips FOLDER "
         "--out classes.csv",

@@ -14,6 +14,7 @@ SMALL = {"fontsize": 7}
 NAME = {**SMALL, "parse_math": False}
 LONGEST = 26  # characters of a name that are shown
 MANY = 400  # classes that have a bar each
+MOST_NAMES = 70  # at an axis
 MOST_COLOURS = 80  # classes whose features are shown
 
 
@@ -81,6 +82,22 @@ def draw_confusion(axes: Any, confusion: np.ndarray, classes: Classes, most_name
     axes.set(xlabel=f"predicted{note}", ylabel="true")
     right = 100 * np.trace(counts) / max(counts.sum(), 1)
     _title(axes, f"Predictions: {right:.1f} % of clips right", pad=16)
+
+
+def draw_predictions(
+    axes: Any, probabilities: np.ndarray, clip_ids: Sequence[str], classes: Classes
+) -> None:
+    """How probable each class is for each clip: [n, C] in 0..1, a row a clip."""
+    order = classes.order
+    mesh = axes.imshow(100 * np.asarray(probabilities)[:, order], vmin=0, vmax=100, cmap="Blues",
+                       interpolation="nearest", aspect="auto")
+    axes.figure.colorbar(mesh, ax=axes, label="probability (%)", shrink=0.8)
+    axes.axvline(classes.base - 0.5, color=NOVEL, linewidth=1)
+    ticks = np.arange(0, len(order), -(-len(order) // MOST_NAMES))
+    axes.set_xticks(ticks, [_shorten(classes.names[order[tick]]) for tick in ticks], rotation=90,
+                    **NAME)
+    axes.set_yticks(range(len(clip_ids)), map(_shorten, clip_ids), **NAME)
+    _title(axes, f"{len(clip_ids)} clips: base classes, then those known from few clips")
 
 
 def draw_curve(axes: Any, draws: Sequence[DrawCurve], classes: Classes) -> None:

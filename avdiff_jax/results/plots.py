@@ -82,6 +82,17 @@ def sweep_plot(
     return render(figure, path)
 
 
+def predictions_plot(
+    probabilities: np.ndarray, clip_ids: Sequence[str], classes: Classes, path: str | Path
+) -> np.ndarray:
+    """How probable each class is for each clip; arguments as of `panels.draw_predictions`."""
+    clips, count = np.shape(probabilities)
+    figure, axes = make_figure(
+        max(5.0, min(0.16 * clips + 2.5, 14.0)), width=max(5.0, min(0.16 * count + 4.0, 14.0)))
+    panels.draw_predictions(axes, probabilities, clip_ids, classes)
+    return render(figure, path)
+
+
 def make_figure(height: float, width: float | None = None, rows: int = 1, columns: int = 1):
     """A figure of so many inches, square by default, and its axes, without pyplot's global
     state."""

@@ -102,9 +102,10 @@ def test_video_files_become_what_the_model_was_trained_on(made):
 def test_predict(made, run, tmp_path):
     write_clips(tmp_path / "new", 2, first=7)
     code, out, err = run("predict", "--model", made[0].folder / "ncm", "--clips", "new",
-                         "--out", "x.csv")
+                         "--out", "x.csv", "--plot", "x.png")
     assert code == 0, err
-    assert "8 clips in" in out
+    assert "8 clips in" in out and "plot       x.png" in out
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     with open("x.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["clip_id"] for row in rows] == [f"{c}/{i}" for c in CLASSES for i in (7, 8)]

@@ -13,6 +13,7 @@ from avdiff_jax.results.plots import (
     curve_plot,
     features_plot,
     make_figure,
+    predictions_plot,
     reliability_plot,
 )
 from avdiff_jax.results.results_json import read_results, results_json, write_results
@@ -120,6 +121,20 @@ def test_the_curve_says_hm_ausuc_and_what_guessing_reaches(axes):
     assert "guessing: AUSUC 25" in said  # B 50 or N 100, half of the rectangle
     (star,) = [line for line in axes.lines if line.get_marker() == "*" and len(line.get_xdata())]
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (30.0, 20.0)
+
+
+def test_predictions(tmp_path, axes):
+    """A row a clip, base classes first."""
+    p = np.array([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]])
+    classes = Classes(NAMES, BASE)
+    path = tmp_path / "predictions.png"
+    check_same(predictions_plot(p, ["one", "two$"], classes, path), path)
+    panels.draw_predictions(axes, p, ["one", "two$"], classes)
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown == [NAMES[i] for i in classes.order]
+    np.testing.assert_allclose(axes.images[0].get_array(), 100 * p[:, classes.order])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two$"]
+    assert "2 clips: base classes, then" in texts(axes)
 
 
 def test_reliability(tmp_path):
