@@ -10,11 +10,9 @@ those of Chao et al. 2016 ("An empirical study and analysis of generalized zero-
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 # The calibration values that the published code tries.
 GRID = tuple(step / 10 for step in range(11))
@@ -158,7 +156,7 @@ def sweep(
     scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray, grid: Iterable[Number] = GRID
 ) -> list[Point]:
     """`evaluate` at every value of `grid`, in its order. FSL does not depend on gamma."""
-    scores, labels, is_base = _checked(scores, labels, is_base)
+    scores, labels, is_base = check_scores(scores, labels, is_base)
     n_classes, leaders, novel_clips = is_base.size, find_leaders(scores, is_base), ~is_base[labels]
     among_novel = leaders.novel[novel_clips]
     fsl = mean_class_accuracy(among_novel, labels[novel_clips], n_classes, ~is_base)
@@ -196,7 +194,7 @@ def curve(scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray) -> Curve:
 
     Args and raises: as `evaluate`.
     """
-    scores, labels, is_base = _checked(scores, labels, is_base)
+    scores, labels, is_base = check_scores(scores, labels, is_base)
     leaders = find_leaders(scores, is_base)
     margin = leaders.base_score - leaders.novel_score
     # Only clips of base classes can equal a base class, so these two do not meet.
@@ -239,72 +237,6 @@ def exact_gamma(scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray) -> 
     hm = np.round(harmonic_mean(b, n), 10)
     tied = gamma[hm == hm.max()]
     return float(tied[np.lexsort((tied, np.abs(tied)))[0]])
-
-
-def probabilities(
-    scores: np.ndarray, is_base: np.ndarray, gamma: Number, temperature: Number | None
-) -> np.ndarray:
-    """Class probabilities whose order is that of the calibrated scores.
-
-    softmax((scores - gamma * is_base) / temperature), for scores of any kind, with the temperature
-    of `fitted_temperature`. Without one, which asks for scores that are probabilities: what
-    remains of them after gamma, cut at 0, over its sum.
-
-    Returns:
-      [n, C] float64; rows sum to 1.
-    """
-    shifted = calibrated(scores, is_base, gamma)
-    if temperature is not None:
-        return softmax(shifted / temperature, axis=1)
-    rest = np.maximum(shifted, np.finfo(np.float32).tiny)
-    return rest / rest.sum(1, keepdims=True)
-
-
-def fitted_temperature(
-    scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray, gamma: Number
-) -> float:
-    """The temperature of `probabilities` under which the labels are the likeliest, a class counting
-    the same however many clips it has. For use on validation clips only.
-
-    It lies in 1e-3..1e3: scores that never err would ask for 0.
-
-    Args and raises: as `evaluate`.
-    """
-    scores, labels, is_base = _checked(scores, labels, is_base)
-    shifted = calibrated(scores, is_base, gamma)
-    weight = 1 / np.bincount(labels, minlength=is_base.size)[labels]
-
-    def loss(log_temperature):
-        log_p = log_softmax(shifted / np.exp(log_temperature), axis=1)
-        return -weight @ log_p[np.arange(labels.size), labels]
-
-    best: Any = minimize_scalar(loss, bounds=np.log([1e-3, 1e3]), method="bounded")
-    return float(np.exp(best.x))
-
-
-class Reliability(NamedTuple):
-    """How often the best class is right, by how probable it was said to be.
-
-    One entry for each tenth of probability that has clips: mean probability, accuracy (both
-    percent) and clips. `error` is the expected calibration error: |accuracy - probability|
-    averaged over clips, percent.
-    """
-
-    probability: np.ndarray
-    accuracy: np.ndarray
-    clips: np.ndarray
-    error: float
-
-
-def reliability(best: np.ndarray, right: np.ndarray) -> Reliability:
-    """Of the probabilities [n] of the best class of each clip, and whether that class is right."""
-    tenth = np.minimum((10 * best).astype(int), 9)
-    clips = np.bincount(tenth, minlength=10)
-    used = clips > 0
-    probability = 100 * np.bincount(tenth, best, 10)[used] / clips[used]
-    accuracy = 100 * np.bincount(tenth, right, 10)[used] / clips[used]
-    error = float(clips[used] @ np.abs(accuracy - probability) / clips.sum())
-    return Reliability(probability, accuracy, clips[used], error)
 
 
 class ClassRow(NamedTuple):
@@ -375,7 +307,7 @@ def _class_indices(labels: np.ndarray, n_classes: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _checked(scores, labels, is_base) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def check_scores(scores, labels, is_base) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The scores, int64 labels and bool, after the checks that `evaluate` documents."""
     scores, is_base = np.asarray(scores), np.asarray(is_base)
     if is_base.dtype != bool or is_base.ndim != 1:

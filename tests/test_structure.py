@@ -23,6 +23,7 @@ FLOORS = [
     "diffusion",
     "sampling",
     "metrics",
+    "probabilities",
     "cli",
     "data",
     "extract",

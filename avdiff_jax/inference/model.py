@@ -33,6 +33,7 @@ from avdiff_jax.io.files import FilePath
 from avdiff_jax.io.npy_npz import NpzFiles
 from avdiff_jax.methods import METHODS
 from avdiff_jax.methods.method import Info, Method, Vars
+from avdiff_jax.probabilities import compute_probabilities
 from avdiff_jax.runtime.compiling import compile_function
 
 
@@ -151,8 +152,8 @@ class Trained:
         return np.concatenate(orders), np.concatenate(probabilities)
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """[n, C]; see `metrics.probabilities`."""
-        return metrics.probabilities(scores, self.info.is_base, self.gamma, self.temperature)
+        """[n, C]; see `compute_probabilities`."""
+        return compute_probabilities(scores, self.info.is_base, self.gamma, self.temperature)
 
     def scored(self, source: ClipSource) -> Iterator[tuple[list[str], np.ndarray]]:
         """Scores the clips of a source: yields clip ids and scores [n, C], piece by piece, in

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from avdiff_jax import metrics
+from avdiff_jax.probabilities import Reliability
 from avdiff_jax.results import panels
 from avdiff_jax.results.panels import Classes, DrawCurve
 from avdiff_jax.results.plots import make_figure, render
@@ -22,7 +23,7 @@ class DrawOutcome(NamedTuple):
     classes: Classes
     confusion: np.ndarray  # [C, C] counts, true class by row
     curve: DrawCurve
-    reliability: metrics.Reliability
+    reliability: Reliability
 
 
 def draw_overview(workdir: Path, control: Path | None = None) -> Path:
@@ -89,10 +90,10 @@ def read_draw(path: Path, gamma: float) -> DrawOutcome:
     return DrawOutcome(label, classes, confusion, curve, trust)
 
 
-def read_reliability(path: Path) -> metrics.Reliability:
+def read_reliability(path: Path) -> Reliability:
     """The file reliability-drawN.csv of a run."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
     probability, accuracy, clips = np.array(rows).T
     error = float(clips @ np.abs(accuracy - probability) / clips.sum())
-    return metrics.Reliability(probability, accuracy, clips.astype(int), error)
+    return Reliability(probability, accuracy, clips.astype(int), error)

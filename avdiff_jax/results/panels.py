@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avdiff_jax import metrics
+from avdiff_jax.probabilities import Reliability
 
 BASE, NOVEL = "tab:blue", "tab:orange"
 SMALL = {"fontsize": 7}
@@ -135,7 +136,7 @@ def _draw_equal_hm(axes: Any) -> None:
 
 
 def draw_reliability(
-    axes: Any, reliabilities: Sequence[tuple[str, metrics.Reliability]]
+    axes: Any, reliabilities: Sequence[tuple[str, Reliability]]
 ) -> None:
     """How often the best class is right against how probable it was said to be, for each draw."""
     axes.plot([0, 100], [0, 100], color="gray", linestyle="--", linewidth=1,

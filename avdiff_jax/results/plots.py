@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from avdiff_jax import metrics
 from avdiff_jax.io.files import draft
+from avdiff_jax.probabilities import Reliability
 from avdiff_jax.results import panels
 from avdiff_jax.results.panels import Classes, DrawCurve
 
@@ -49,7 +49,7 @@ def curve_plot(draw: DrawCurve, classes: Classes, path: str | Path) -> np.ndarra
     return render(figure, path)
 
 
-def reliability_plot(found: metrics.Reliability, label: str, path: str | Path) -> np.ndarray:
+def reliability_plot(found: Reliability, label: str, path: str | Path) -> np.ndarray:
     """How often the best class is right against how probable it was said to be; beside each tenth
     of probability stands how many clips it has."""
     figure, axes = make_figure(5.0)

@@ -17,6 +17,7 @@ from avdiff_jax.inference.model import Trained, load, model_file
 from avdiff_jax.io.documents import plain
 from avdiff_jax.io.files import draft, write_csv, write_text
 from avdiff_jax.methods.method import Info
+from avdiff_jax.probabilities import measure_reliability
 from avdiff_jax.results import plots, results_json, run_table
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.results.overview import draw_overview
@@ -219,7 +220,7 @@ def write_draw(
         )
     write_curve(folder, draw, measurement, Classes(info.classes, info.is_base))
     predicted, probability = model.best(scores, 1)
-    trust = metrics.reliability(probability[:, 0], predicted[:, 0] == members.labels)
+    trust = measure_reliability(probability[:, 0], predicted[:, 0] == members.labels)
     plots.reliability_plot(
         trust, f"draw {draw}", folder / "plots" / f"reliability-draw{draw}.png"
     )

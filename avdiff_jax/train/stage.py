@@ -13,6 +13,7 @@ from avdiff_jax import metrics
 from avdiff_jax.cli.alternatives import list_alternatives
 from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.methods.method import Vars
+from avdiff_jax.probabilities import fit_temperature
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.announcements import announce_substage
 from avdiff_jax.train.context import (
@@ -164,7 +165,7 @@ def select_by_harmonic_mean(context: StageContext, variables: Vars) -> Select:
         else:
             scores = score_members(context, variables, both, batches)
         point = calibrate(context, scores, both.labels)
-        temperature = metrics.fitted_temperature(scores, both.labels, is_base, point.gamma)
+        temperature = fit_temperature(scores, both.labels, is_base, point.gamma)
         return {
             "score": point.HM,
             **{f"val/{name}": value for name, value in point._asdict().items()},

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from avdiff_jax import metrics
+from avdiff_jax.probabilities import Reliability
 from avdiff_jax.results import overview, panels
 from avdiff_jax.results.panels import Classes, DrawCurve
 from avdiff_jax.results.plots import (
@@ -139,14 +140,14 @@ def test_predictions(tmp_path, axes):
 
 def test_reliability(tmp_path):
     path = tmp_path / "reliability.png"
-    found = metrics.Reliability(
+    found = Reliability(
         np.array([25.0, 99.0]), np.array([50.0, 90.0]), np.array([3, 200]), 4.2
     )
     check_same(reliability_plot(found, "draw 0", path), path)
 
 
 def test_reliability_says_how_far_off_and_of_how_many_clips(axes):
-    found = metrics.Reliability(
+    found = Reliability(
         np.array([25.0, 99.0]), np.array([50.0, 90.0]), np.array([3, 200]), 4.2
     )
     panels.draw_reliability(axes, [("draw 0", found)])

@@ -1,0 +1,62 @@
+"""Probabilities of classes: their temperature, their order, how far they can be trusted."""
+
+import numpy as np
+import pytest
+
+from avdiff_jax import metrics
+from avdiff_jax.probabilities import compute_probabilities, fit_temperature, measure_reliability
+
+
+def scored_clips(temperature, n=4000, classes=5):
+    """Scores whose labels are drawn with the probabilities of that temperature."""
+    rng = np.random.default_rng(3)
+    is_base = np.arange(classes) < 3
+    scores = rng.normal(size=(n, classes))
+    p = compute_probabilities(scores, is_base, 0.4, temperature)
+    labels = np.array([rng.choice(classes, p=row) for row in p])
+    return scores, labels, is_base
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
+def test_the_temperature_that_labels_were_drawn_with_is_found(temperature):
+    found = fit_temperature(*scored_clips(temperature), 0.4)
+    np.testing.assert_allclose(found, temperature, rtol=0.15)
+
+
+def test_a_class_counts_the_same_for_the_temperature_however_many_clips_it_has():
+    scores, labels, is_base = scored_clips(1.0, n=60)
+    often = np.concatenate([np.arange(60), *[np.flatnonzero(labels == 2)] * 9])
+    once, ten_times = (
+        fit_temperature(scores[rows], labels[rows], is_base, 0.4)
+        for rows in (np.arange(60), often)
+    )
+    np.testing.assert_allclose(ten_times, once, rtol=1e-6)
+
+
+def test_scores_that_never_err_are_not_divided_by_nothing():
+    found = fit_temperature(np.eye(4), np.arange(4), np.array([1, 1, 0, 0], bool), 0.0)
+    assert 1e-3 <= found < 0.1
+
+
+@pytest.mark.parametrize("temperature", [None, 0.05, 2.0])
+def test_probabilities_have_the_order_of_the_calibrated_scores(temperature):
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.ones(6), 50)
+    is_base = np.arange(6) < 4
+    for gamma in (0.0, 0.3, -0.2):
+        p = compute_probabilities(scores, is_base, gamma, temperature)
+        np.testing.assert_allclose(p.sum(1), 1)
+        assert (p >= 0).all()
+        best = metrics.calibrated(scores, is_base, gamma).argmax(1)
+        np.testing.assert_array_equal(p.argmax(1), best)
+    if temperature is None:
+        np.testing.assert_allclose(compute_probabilities(scores, is_base, 0.0, None), scores)
+
+
+def test_reliability_by_hand():
+    p = np.array([[0.95, 0.05], [0.05, 0.95], [0.38, 0.62], [0.66, 0.34], [1.0, 0.0]])
+    found = measure_reliability(p.max(1), p.argmax(1) == [0, 0, 1, 1, 0])
+    np.testing.assert_allclose(found.probability, [64.0, 100 * (0.95 + 0.95 + 1) / 3])
+    np.testing.assert_allclose(found.accuracy, [50.0, 200 / 3])
+    assert found.clips.tolist() == [2, 3]
+    np.testing.assert_allclose(found.error, (2 * 14 + 3 * (290 / 3 - 200 / 3)) / 5)
