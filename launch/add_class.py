@@ -38,8 +38,9 @@ def parser() -> Parser:
     p = Parser(__doc__)
     p.add_model()
     p.add_clips()
-    p.add_argument("--classes", type=lambda text: text.split(","), metavar="A,B",
-                   help="add these only")
+    p.add_argument("--classes", action="append", metavar="NAME|A,B|FILE",
+                   help="add these only: a name, names with commas between them, or a text file of "
+                        "one a line; may repeat")
     p.add_argument("--shots", type=int, help="clips of each to learn from; default: all")
     p.add_argument("--split", metavar="FILE.json", help="takes shots and held-out clips from it")
     p.add_argument("--seed", type=seed, default=0, help="of the choice of shots and of training")

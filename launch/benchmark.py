@@ -110,8 +110,9 @@ def run(args, overrides) -> int:
         root=args.root, variants=args.variants, overrides=overrides, splits=splits,
     )
     if args.dry_run:
-        print(jobs.plan(wanted))
-        return 0
+        missing = jobs.list_missing(wanted)
+        print("\n".join([jobs.plan(wanted), *missing]))
+        return 1 if missing else 0
     for path in splits.make(wanted) if splits else []:
         print(f"split made: {path}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

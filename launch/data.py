@@ -261,7 +261,7 @@ def add_text_flags(p: Parser) -> None:
 
 def add_inspect_flags(p: Parser) -> None:
     """Those of `inspect`."""
-    p.add_argument("path", help="store, split or archive folder")
+    p.add_argument("path", help="store, split, .npz or archive folder")
     p.add_argument("--shots", type=int, help="archive: only this K")
     p.add_output("FILE.png", "draw lengths and class counts", flag="--plot", required=False)
 

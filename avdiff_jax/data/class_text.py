@@ -1,6 +1,7 @@
 """Class text vectors: which vector is whose, by name and never by position."""
 
 import difflib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -32,39 +33,54 @@ def lack_text(count: int, notes: tuple[str, ...] = ()) -> ClassText:
     return ClassText(np.zeros((count, 0), np.float32), NONE, notes)
 
 
+def unify(name: str) -> str:
+    """The name with each letter and its accents as one sign, as most keyboards write it; some file
+    systems keep them apart, and the two look the same."""
+    return unicodedata.normalize("NFC", name)
+
+
+def fold(name: str) -> str:
+    """What names have in common that differ in case or in how accents are spelled alone."""
+    return unify(unify(name).casefold())
+
+
 class NameMatcher:
-    """Finds a name in a list: exactly, or else without regard to case where that is unique."""
+    """Finds a name in a list: exactly, or else but for how accents are spelled, or else without
+    regard to case too, where that is unique."""
 
     def __init__(self, known: Iterable[str]):
-        self._exact = set(known)
-        self._folded = {}
-        for name in self._exact:
-            self._folded.setdefault(name.casefold(), []).append(name)
+        self._same: tuple[dict[str, list[str]], ...] = ({}, {}, {})
+        for name in dict.fromkeys(known):
+            for key, same in zip(self._keys(name), self._same, strict=True):
+                same.setdefault(key, []).append(name)
+
+    def _keys(self, name: str) -> tuple[str, str, str]:
+        return name, unify(name), fold(name)
 
     def __call__(self, name: str):
         """The known spelling, or None."""
-        if name in self._exact:
-            return name
-        same = self._folded.get(name.casefold(), ())
-        return same[0] if len(same) == 1 else None
+        for key, same in zip(self._keys(name), self._same, strict=True):
+            if len(found := same.get(key, ())) == 1:
+                return found[0]
+        return None
 
 
 def match_names(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     """The known spelling of each name: exactly, or else without regard to case, where no other name
     and no other known one is the same but for case. Names without any are left out."""
-    find, others = NameMatcher(known), Counter(name.casefold() for name in set(names))
+    find, others = NameMatcher(known), Counter(map(fold, set(names)))
     spelled = {}
     for name in names:
         known_as = find(name)
-        if known_as == name or (known_as and others[name.casefold()] == 1):
+        if known_as == name or (known_as and others[fold(name)] == 1):
             spelled[name] = known_as
     return spelled
 
 
 def near(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """The names most like `name`, in whatever case."""
-    folded = {other.casefold(): other for other in known}
-    return [folded[close] for close in difflib.get_close_matches(name.casefold(), folded, count)]
+    folded = {fold(other): other for other in known}
+    return [folded[close] for close in difflib.get_close_matches(fold(name), folded, count)]
 
 
 def list_names(names: Mapping[str, Sequence[str]]) -> str:

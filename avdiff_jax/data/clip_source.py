@@ -5,10 +5,8 @@ A source knows its clips without reading their features, and reads these as ofte
 order, a clip at a time.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import itertools
 import os
 import pathlib
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from avdiff_jax.data.class_text import unify
 from avdiff_jax.data.fingerprints import fingerprint, identify
 from avdiff_jax.data.importers.npy_folder import list_folder
 from avdiff_jax.data.importers.npz_manifest import NpzKeys, npz_features
@@ -279,24 +278,14 @@ def of_folder(root: FilePath, seconds: Seconds = UNKNOWN) -> ClipSource:
 
 def _manifest_entries(path: FilePath) -> Iterator[dict[str, str]]:
     """The rows of a manifest by column, line by line; the header is checked first."""
-
-    def rows():
-        with text_files.opened(path, "manifest") as file:
-            text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-            try:
-                yield from csv.reader(text, strict=True)
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise UserError(f"manifest {path} is not a CSV file ({error}): mend it") from None
-
-    numbered = enumerate(rows(), 1)
-    header = [cell.strip() for cell in next(numbered, (0, []))[1]]
+    rows = text_files.iterate_rows(path, "manifest")
+    header = next(rows, [])
     if not {"clip_id", "audio", "video"} <= {*header}:
         raise UserError(f"manifest {path} has the header {','.join(header)!r} where the columns "
                         f"clip_id, audio and video are needed: mend it")
-    for number, row in numbered:
-        if not row:
-            continue
+    for row in rows:
         if len(row) != len(header):
-            raise UserError(f"manifest {path}, row {number}, has {len(row)} cells where the "
+            raise UserError(f"manifest {path}, line {row.line}, has {len(row)} cells where the "
                             f"header has {len(header)}: mend it")
-        yield dict(zip(header, map(str.strip, row), strict=True))
+        entry = dict(zip(header, row, strict=True))
+        yield entry | {"class": unify(entry["class"])} if "class" in entry else entry

@@ -9,11 +9,13 @@ import numpy as np
 
 from avdiff_jax.data import store as stores
 from avdiff_jax.data.importers import layouts, official
+from avdiff_jax.data.importers.npz_manifest import NpzKeys
 from avdiff_jax.data.splits import sets, split_file
 from avdiff_jax.data.store import open_store
 from avdiff_jax.data.store_report import report
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
+from avdiff_jax.io.npy_npz import NpzFiles
 from avdiff_jax.runtime.progress import Progress
 
 MADE = {
@@ -31,21 +33,42 @@ class Inspection(NamedTuple):
 
 
 def inspect_path(path: Path, shots: int | None = None) -> Inspection:
-    """What a store, a split (.json) or a folder of the published layout (of `shots` only)
-    holds.
+    """What a store, a split (.json), arrays (.npz) or a folder of the published layout (of `shots`
+    only) hold.
 
     Raises:
       UserError: it is none of these, or damaged.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist: name a store (.h5), a split (.json) or a "
-                        f"published archive folder")
+        raise UserError(f"{path} does not exist: name a store (.h5), a split (.json), arrays "
+                        f"(.npz) or a published archive folder")
     if path.is_dir():
         return _archive(path, shots)
     if shots is not None:
         raise UserError(f"--shots {shots} is for archive folders and {path} is a file: leave "
                         f"it out")
-    return _split(path) if path.suffix == ".json" else _store(path)
+    if path.suffix == ".npz":
+        return _arrays(path)
+    if path.suffix == ".json":
+        return _split(path)
+    with text_files.opened(path) as file:
+        is_store = path.suffix == ".h5" or file.read(4) == b"\x89HDF"
+    if not is_store:
+        raise UserError(f"{path} is none of a store (.h5), a split (.json), arrays (.npz) and a "
+                        f"published archive folder: name one of these")
+    return _store(path)
+
+
+def _arrays(path: Path) -> Inspection:
+    """The arrays of an .npz file, and how a store is made of them where their names tell."""
+    files = NpzFiles([path])
+    lines = [f"arrays     {path}"]
+    lines += [f"{key:10} {' x '.join(map(str, shape)) or 'one value'}, {dtype}"
+              for key, (shape, dtype) in files.shapes().items()]
+    if any(NpzKeys().fill(files)[:2]):
+        lines.append(f"to import  python launch/data.py import --layout=npz --npz {path} "
+                     "--audio-seconds S --video-seconds S --out STORE.h5")
+    return Inspection("\n".join(lines), {}, {})
 
 
 def _store(path: Path) -> Inspection:

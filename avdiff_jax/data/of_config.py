@@ -28,6 +28,22 @@ def find_files(config: ConfigDict, workdir: pathlib.Path) -> tuple[pathlib.Path,
     return find_store(config), pathlib.Path(split)
 
 
+def list_missing(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """Says of each of the two files that does not exist how it is made; the embedded set is made by
+    itself."""
+    if is_embedded(config):
+        return []
+    store_path, split_path = find_files(config, workdir)
+    return [
+        f"{path} does not exist: make it with `python launch/data.py {verb}` (see the README), or "
+        f"name another with --config.{flag}"
+        for path, flag, verb in (
+            (store_path, "data.store", "import"), (split_path, "data.split", "split"),
+        )
+        if not path.exists()
+    ]
+
+
 def open_data(config: ConfigDict, workdir: pathlib.Path) -> tuple[Store, split_file.Split]:
     """Store and split of a configuration; the embedded default is made in the workdir.
 
@@ -50,14 +66,8 @@ def open_data(config: ConfigDict, workdir: pathlib.Path) -> tuple[Store, split_f
             )
             split_file.write(split, split_path)
         return store, split_file.load(split_path)
-    for path, flag, verb in (
-        (store_path, "data.store", "import"), (split_path, "data.split", "split"),
-    ):
-        if not path.exists():
-            raise UserError(
-                f"{path} does not exist: make it with `python launch/data.py {verb}` (see the "
-                f"README), or name another with --config.{flag}"
-            )
+    if missing := list_missing(config, workdir):
+        raise UserError(missing[0])
     store, split = open_store(store_path), split_file.load(split_path)
     if split["shots"] != config.shots:
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from avdiff_jax.data.class_text import check_text
+from avdiff_jax.data.class_text import check_text, unify
 from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.store import (
     COPY_BYTES,
@@ -66,7 +66,8 @@ class Collector:
             first = self.class_names[self.labels[self._number_of[clip_id]]]
             raise UserError(f"clip id {clip_id!r} occurs twice (classes {first!r} and "
                             f"{clip.class_name!r}): give each clip its own id")
-        if clip.class_name not in self._label_of:
+        class_name = unify(clip.class_name) if isinstance(clip.class_name, str) else None
+        if class_name not in self._label_of:
             raise UserError(f"clip {clip_id!r} is of class {clip.class_name!r}, which is none of "
                             f"the {len(self.class_names)} classes: add it or leave out the clip")
         if clip.group:
@@ -75,7 +76,7 @@ class Collector:
             self.parts[modality].append(values, clip_id)
         self._number_of[clip_id] = len(self.ids)
         self.ids.append(clip_id)
-        self.labels.append(self._label_of[clip.class_name])
+        self.labels.append(self._label_of[class_name])
         self._groups.append(clip.group)
 
     def add_all(self, clips: Iterable[Clip], path: str, progress: Progress | None) -> None:
@@ -243,7 +244,7 @@ def write_store(
       UserError: unfit clips, names, text vectors or rates, or `draft` fails; nothing is left.
     """
     path = os.fspath(path)
-    class_names = tuple(map(str, class_names))
+    class_names = tuple(unify(str(name)) for name in class_names)
     class_text = _check_text(path, class_names, class_text)
     rates = {"audio": audio_seconds, "video": video_seconds}
     _check_request(rates, video_dtype)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from avdiff_jax.data.class_text import unify
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.files import FilePath
@@ -88,7 +89,7 @@ def of_folder(folder: str) -> Collection:
         raise UserError(f"{folder} holds no clips: lay them as {os.path.basename(folder)}/class/"
                         f"clip.mp4, or without class folders to have them without classes")
     ids = _short_ids([name for name, _ in files])
-    clips = [ClipFile(os.path.join(folder, name), clip_id, class_name)
+    clips = [ClipFile(os.path.join(folder, name), clip_id, unify(class_name))
              for (name, class_name), clip_id in zip(files, ids, strict=True)]
     empty = sorted({*classes} - {class_name for _, class_name in files})
     if empty:
@@ -131,25 +132,26 @@ def of_csv(path: str) -> Collection:
                         f"if need be {', '.join(sorted(OPTIONAL))}, are needed: mend it")
     folder = os.path.dirname(path)
     entries = []
-    for number, row in enumerate(rows[1:], 2):
+    for row in rows[1:]:
         if len(row) != len(header):
-            raise UserError(f"clip list {path}, row {number}, has {len(row)} cells where the "
+            raise UserError(f"clip list {path}, line {row.line}, has {len(row)} cells where the "
                             f"header has {len(header)}: mend it")
         entries.append(dict(zip(header, row, strict=True)))
     is_labelled = "class" in header
     unnamed = _short_ids([entry["path"] for entry in entries])
     clips = []
-    for number, (entry, short) in enumerate(zip(entries, unnamed, strict=True), 2):
-        place = f"clip list {path}, row {number},"
+    for row, entry, short in zip(rows[1:], entries, unnamed, strict=True):
+        place = f"clip list {path}, line {row.line},"
         if not entry["path"] or (is_labelled and not entry["class"]):
             raise UserError(f"{place} has no {'class' if entry['path'] else 'path'}: fill it in")
         start, end = _seconds(place, entry, "start", 0.0), _seconds(place, entry, "end", math.inf)
         if not start < end:
             raise UserError(f"{place} goes from {start:g} to {end:g} seconds: mend it")
         span = "" if (start, end) == (0.0, math.inf) else f"@{start:g}-{end:g}"
+        class_name = unify(entry["class"]) if is_labelled else UNLABELLED
         clips.append(ClipFile(
             os.path.join(folder, entry["path"]), entry.get("clip_id") or short + span,
-            entry["class"] if is_labelled else UNLABELLED, entry.get("group") or None, start, end))
+            class_name, entry.get("group") or None, start, end))
     if not clips:
         raise UserError(f"clip list {path} lists 0 clips: add some")
     notes = [f"columns left unread: {', '.join(others)}"] if others else []

@@ -8,13 +8,14 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
-from typing import IO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import text_files
 from avdiff_jax.io.files import FilePath
+from avdiff_jax.io.safe_pickle import read_pickle
 
 MAX_CLIP_BYTES = 1 << 30  # features of a single clip
 
@@ -88,6 +89,18 @@ class _Member(NamedTuple):
         return data
 
 
+def _read_names(member: _Member) -> np.ndarray:
+    """An array of Python strings as one of text: lists of names are often saved so."""
+    try:
+        values = read_pickle(cast(BinaryIO, member.file), member.label)
+    except UserError as error:
+        raise UserError(f"{member.label} holds Python objects that are no names: {error}") from None
+    if not isinstance(values, list) or not all(isinstance(v, str | bytes) for v in values):
+        raise UserError(f"{member.label} holds Python objects that are no names: save numbers as a "
+                        f"numeric array and names as text, np.array(names, str)")
+    return np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values])
+
+
 class NpzFiles:
     """One or several .npz files seen as one table of arrays, each read once and on request.
 
@@ -115,8 +128,12 @@ class NpzFiles:
                 yield archive
 
     @contextlib.contextmanager
-    def _member(self, path: FilePath, key: str):
-        """The open member after its header, checked against the size that the archive states."""
+    def _member(self, path: FilePath, key: str, names: bool = False):
+        """The open member after its header, checked against the size that the archive states.
+
+        Args:
+          names: Python objects are let through, for `_read_names`.
+        """
         with self._zip(path) as archive:
             info = archive.getinfo(key + ".npy")
             label = f"{path} [{key}]"
@@ -130,11 +147,11 @@ class NpzFiles:
                                 f"np.savez_compressed") from None
             with file:
                 member = _Member(file, label, *npy_header(file, label))
-                if member.dtype.hasobject:
+                if member.dtype.hasobject and not names:
                     raise UserError(f"{label} holds Python objects where plain values are needed: "
                                     f"save flat values and offsets")
                 there = info.file_size - file.tell()
-                if member.nbytes != there:
+                if member.nbytes != there and not member.dtype.hasobject:
                     raise UserError(f"{label} declares {member.nbytes} bytes of values and has "
                                     f"{there}: make the file again")
                 yield member
@@ -146,6 +163,14 @@ class NpzFiles:
     def keys(self):
         """The keys of all files."""
         return list(self._members)
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of each array, without reading its values."""
+        found = {}
+        for key, (path, *_) in self._members.items():
+            with self._member(path, key, names=True) as member:
+                found[key] = member.shape, member.dtype
+        return found
 
     @property
     def named(self):
@@ -175,7 +200,9 @@ class NpzFiles:
 
     def _whole(self, path: FilePath, key: str, limit: float | None = None):
         limit = text_files.MAX_TABLE_BYTES if limit is None else limit
-        with self._member(path, key) as member:
+        with self._member(path, key, names=True) as member:
+            if member.dtype.hasobject:
+                return _read_names(member)
             if member.nbytes > limit:
                 raise UserError(f"{member.label} declares {member.nbytes} bytes where at most "
                                 f"{limit} make sense: check the key")

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.files import FilePath
@@ -31,12 +31,16 @@ def text_of(path: FilePath, what: str = "file") -> str:
     with opened(path, what) as file:
         content = file.read(MAX_TABLE_BYTES + 1)
     if len(content) > MAX_TABLE_BYTES:
-        raise UserError(f"{what} {path} is larger than {MAX_TABLE_BYTES} bytes, which makes no "
-                        f"sense: name another one")
+        raise _too_large(path, what)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{what} {path} is not UTF-8 text ({error}): save it as such") from None
+
+
+def _too_large(path: FilePath, what: str) -> UserError:
+    return UserError(f"{what} {path} is larger than {MAX_TABLE_BYTES} bytes, which makes no sense: "
+                     f"name another one")
 
 
 def check_text(word: FilePath, what: str) -> None:
@@ -52,10 +56,37 @@ def lines(path: FilePath, what: str = "file") -> list[str]:
     return [line.strip() for line in text_of(path, what).splitlines() if line.strip()]
 
 
-def rows(path: FilePath, what: str = "file") -> list[list[str]]:
-    """The cells of a CSV, without blank rows and the space around cells. Raises UserError."""
-    try:
-        parsed = list(csv.reader(io.StringIO(text_of(path, what), newline=""), strict=True))
-    except csv.Error as error:
-        raise UserError(f"{what} {path} is not a CSV file ({error}): mend its quotes") from None
-    return [[cell.strip() for cell in row] for row in parsed if row]
+class Row(list[str]):
+    """The cells of a row of a CSV, without the space around them.
+
+    line: of the file, counted from 1, in which the row begins.
+    """
+
+    def __init__(self, cells: Iterable[str], line: int):
+        super().__init__(cell.strip() for cell in cells)
+        self.line = line
+
+
+def iterate_rows(path: FilePath, what: str = "file") -> Iterator[Row]:
+    """The rows of a CSV of any size, one by one, without those in which nothing stands, as a
+    spreadsheet leaves them at the end. Raises UserError."""
+    with opened(path, what) as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        reader, line = csv.reader(text, strict=True), 1
+        try:
+            for cells in reader:
+                if any(row := Row(cells, line)):
+                    yield row
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(f"{what} {path} is not a CSV file ({error}): mend its quotes") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{what} {path} is not UTF-8 text ({error}): save it as such") from None
+
+
+def rows(path: FilePath, what: str = "file") -> list[Row]:
+    """All rows of a CSV of sensible size, as `iterate_rows` gives them. Raises UserError."""
+    with opened(path, what):
+        if os.path.getsize(path) > MAX_TABLE_BYTES:
+            raise _too_large(path, what)
+    return list(iterate_rows(path, what))

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from avdiff_jax.cli import configuration
+from avdiff_jax.data import of_config
 from avdiff_jax.errors import UserError
 from avdiff_jax.results.benchmark import Run
 from avdiff_jax.results.results_json import read_results
@@ -68,6 +70,22 @@ def plan(runs: Sequence[Run]) -> str:
                        f"{counts['done']} done"])
     lines.append(f"{len(runs)} runs: {total}")
     return "\n".join(lines)
+
+
+def list_missing(runs: Sequence[Run]) -> list[str]:
+    """Says which stores and splits are missing that runs still ask for; class splits of a store are
+    made by themselves."""
+    missing = {}
+    for run in runs:
+        if state(run) != "done":
+            config = ConfigDict(run.config)
+            sentences = of_config.list_missing(config, run.workdir)
+            if run.split is not None and not of_config.find_store(config).exists():
+                sentences = sentences[:1]
+            elif run.split is not None:
+                sentences = []
+            missing |= dict.fromkeys(sentences)
+    return list(missing)
 
 
 # ----------------------------------------------------------------------------- doing the rest

@@ -53,8 +53,10 @@ def test_the_command_runs_reports_and_writes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     argv = (f"--config={UCF}", "--methods=avdiff,mbt", "--seeds=7", f"--root={tmp_path}",
             "--config.train.batch=32")
+    monkeypatch.chdir(tmp_path)
     code, out, _ = call(capsys, *argv, "--dry-run")
-    assert code == 0 and commands == [] and out.count("python launch/main.py") == 2
+    assert code == 1 and commands == [] and out.count("python launch/main.py") == 2
+    assert out.count("does not exist: make it with `python launch/data.py") == 2
     code, out, err = call(capsys, *argv)
     assert code == 1 and "failed (exit 1): ucf 5-shot mbt seed 7: error: out of memory" in err
     assert commands == [([sys.executable, str(ROOT / "launch" / "main.py")], 1)]
@@ -65,6 +67,7 @@ def test_the_command_runs_reports_and_writes(tmp_path, capsys, monkeypatch):
     }
     main.failing = ()
     assert call(capsys, *argv)[0] == 0 and len(main.calls) == 3
+    assert call(capsys, *argv, "--dry-run")[0] == 0  # what is done asks for no file
 
 
 def test_one_command_remakes_every_table(tmp_path, capsys):

@@ -308,7 +308,7 @@ def fails(run, words, sentence):
     (["split"], "required: --shots, --out, --lists or --store (--help"),
     (["split", "--store=s.h5"], "required: --shots, --out (--help"),
     (["import", "--layout=npz", "--out=s.h5", "--npz=f.npz"],
-     "--layout npz needs --label-key, --audio-seconds, --video-seconds: add"),
+     "--layout npz needs --audio-seconds, --video-seconds: add"),
     (["import", "--layout=manifest", "--out=s.h5", "--root=x", "--shots=1"],
      "--root, --shots means nothing with --layout manifest"),
     (["import", "--layout=official", "--root=none", "--shots=5", "--out=s.h5"], "no folder 'feat"),
@@ -326,6 +326,15 @@ def fails(run, words, sentence):
 def test_bad_commands(run, words, sentence):
     fails(run, words, sentence)
     assert os.listdir() == []
+
+
+def test_inspect_arrays(run, npz):
+    code, out, _ = run("inspect", "f.npz")
+    assert code == 0 and "m1_flat" in out and "x 3, float32" in out and "to import" not in out
+    np.savez("g.npz", audio_flat=npz["m1_flat"], audio_offsets=npz["m1_offsets"])
+    assert "import --layout=npz --npz g.npz --audio-seconds S" in run("inspect", "g.npz")[1]
+    Path("f.csv").write_text("a,b\n")
+    fails(run, ["inspect", "f.csv"], "f.csv is none of a store (.h5), a split (.json), arrays")
 
 
 def test_damaged_stores(run, npz):

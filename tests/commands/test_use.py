@@ -304,7 +304,7 @@ def test_predict_leaves_nothing_half_written(refused, finished, sources, tmp_pat
     (tmp_path / "bad.csv").write_text("clip,audio\n")
     refused("has the header 'clip,audio'", *words, "--manifest", "bad.csv")
     (tmp_path / "bad.csv").write_text("clip_id,audio,video\na,b\n")
-    refused("row 2, has 2 cells", *words, "--manifest", "bad.csv")
+    refused("line 2, has 2 cells", *words, "--manifest", "bad.csv")
     refused("--top=13 must lie in 1..12", *words, "--store", tiny.world()[0], "--top", 13)
     refused("mean nothing without --npz", *words, "--store", tiny.world()[0], "--id-key", "x")
     refused("has no array 'x_offsets'", *words, "--npz", "clips.npz", "--audio-key", "x")
@@ -445,6 +445,10 @@ def test_add_class(run, refused, finished, mixed, tmp_path):
     words = ["add_class", "--model", workdir, "--store", "mixed.h5", "--out", "b.npz"]
     refused("means nothing with --split", *words, "--split", "mixed.json", "--shots", 3)
     refused("'nobody', but mixed.h5 has no clip of it", *words, "--classes", f"{mixed[0]},nobody")
+    (tmp_path / "names.txt").write_text(f"{mixed[1]}\nnobody at all, or one\n")
+    for flags in (["--classes", "names.txt"],
+                  ["--classes", mixed[0], "--classes", "nobody at all, or one"]):
+        refused("but mixed.h5 has no clip of it", *words, *flags)
     refused("shots is 0 but", *words, "--shots", 0)
     refused("knows all 12 classes", "add_class", "--model", workdir, "--store", tiny.world()[0],
             "--out", "b.npz")

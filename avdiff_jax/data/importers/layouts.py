@@ -41,8 +41,8 @@ LAYOUTS = {
         official.PUBLISHED_SECONDS,
     ),
     "npz": Layout(
-        npz_manifest.read_npz, ("npz", "label_key", *RATES),
-        ("audio_key", "video_key", "class_key", "id_key", "group_key", *TEXT),
+        npz_manifest.read_npz, ("npz", *RATES),
+        ("label_key", "audio_key", "video_key", "class_key", "id_key", "group_key", *TEXT),
     ),
     "folder": Layout(npy_folder.read_folder, ("root", *RATES), TEXT),
     "manifest": Layout(npz_manifest.read_manifest, ("manifest", *RATES), TEXT),

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from avdiff_jax.data.class_text import unify
 from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.importers.npz_manifest import Source
 from avdiff_jax.data.importers.text_vectors import class_text
@@ -74,7 +75,7 @@ def list_folder(root: FilePath) -> dict[tuple[str, str], dict[str, Path]]:
             raise UserError(f"{path} does not say whether it is audio or video: name it "
                             f"{path.stem}.audio.npy or {path.stem}.video.npy")
         clip = path.name.removesuffix(SUFFIXES[modality])
-        class_name = "" if path.parent == root else path.parent.name
+        class_name = "" if path.parent == root else unify(path.parent.name)
         files.setdefault((class_name, clip), {})[modality] = path
     if not files:
         raise UserError(f"{root} holds no features: lay them as {root.name}/class/clip.audio.npy "

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data.class_text import ClassText
+from avdiff_jax.data.class_text import ClassText, unify
 from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.importers.text_vectors import class_text
 from avdiff_jax.errors import UserError
@@ -39,10 +39,10 @@ class Source(NamedTuple):
 
 
 def read_npz(
-    paths: Sequence[FilePath], *, audio_key: str | None, video_key: str | None, label_key: str,
-    class_key: str | None = None, id_key: str | None = None, group_key: str | None = None,
-    text: FilePath | None = None, text_key: str | None = None, text_names: str | None = None,
-    text_map: FilePath | None = None,
+    paths: Sequence[FilePath], *, audio_key: str | None = None, video_key: str | None = None,
+    label_key: str | None = None, class_key: str | None = None, id_key: str | None = None,
+    group_key: str | None = None, text: FilePath | None = None, text_key: str | None = None,
+    text_names: str | None = None, text_map: FilePath | None = None,
 ):
     """Reads flat values + offsets from one or several .npz files.
 
@@ -57,32 +57,31 @@ def read_npz(
       group_key: [n] the group of each clip.
       text, text_key, text_names, text_map: see `text_vectors.class_text`.
 
+    Keys that are not given are those of `USUAL`, where there are such arrays.
+
     Returns (clips, Source). Raises UserError for unknown keys and arrays that disagree.
     """
-    files = NpzFiles(paths)
-    named = files.named
-    labels = _npz_labels(files, label_key)
-    n = len(labels)
-    ids = _column(files, id_key, n, "--id-key", named)
-    if ids is None:
-        ids = _number_clips(n)
-    groups = _column(files, group_key, n, "--group-key", named)
-    class_names, numbers = _npz_classes(files, labels, label_key, class_key, ids, named)
-    pieces = _npz_pieces(files, {"audio": audio_key, "video": video_key}, n)
+    keys = NpzKeys(audio_key, video_key, id_key, label_key, class_key, group_key)
+    table = npz_features(paths, keys)
+    if table.labels is None:
+        raise UserError(f"{NpzFiles(paths).named} has no array {USUAL.labels!r} that says of which "
+                        "class each clip is: name another with --label-key")
+    ids, numbers, groups = table.clip_ids, table.labels, table.groups
+    class_names, pieces = table.class_names, table.features()
 
     def clips():
-        for number in range(n):
+        for number in range(len(ids)):
             given = {modality: next(stream) for modality, stream in pieces.items()}
             yield Clip(ids[number], class_names[numbers[number]],
                        None if groups is None else groups[number],
                        given.get("audio"), given.get("video"))
 
     source = Source(
-        name=os.path.splitext(os.path.basename(named))[0],
-        total=n,
+        name=os.path.splitext(os.path.basename(os.fspath(paths[-1])))[0],
+        total=len(ids),
         class_names=class_names,
         text=class_text(class_names, text, text_key, text_names, text_map),
-        files=[os.path.basename(path) for path in [*files.paths, *filter(None, [text])]],
+        files=[os.path.basename(path) for path in [*paths, *filter(None, [text])]],
         notes=[],
     )
     return clips(), source
@@ -111,6 +110,21 @@ class NpzKeys(NamedTuple):
     classes: str | None = None
     groups: str | None = None
 
+    def fill(self, files: NpzFiles) -> "NpzKeys":
+        """With the usual keys in the place of those that are not given, as far as `files` have such
+        arrays; of features, where neither of the two is given."""
+        usual = {}
+        for name, key in USUAL._asdict().items():
+            of_features = name in ("audio", "video")
+            arrays = (f"{key}_flat", f"{key}_offsets") if of_features else (key,)
+            wanted = not (of_features and (self.audio or self.video))
+            if wanted and all(array in files for array in arrays):
+                usual[name] = key
+        return NpzKeys(**usual | {name: key for name, key in self._asdict().items() if key})
+
+
+USUAL = NpzKeys("audio", "video", "clip_ids", "label", "classes", "groups")
+
 
 class NpzClips(NamedTuple):
     """The clips in .npz files: what is known without their features, and how to read these.
@@ -126,20 +140,17 @@ class NpzClips(NamedTuple):
 
 
 def npz_features(paths: Sequence[FilePath], keys: NpzKeys) -> NpzClips:
-    """Lists the clips in .npz files, whether or not they have classes. Raises UserError."""
+    """Lists the clips in .npz files, whether or not they have classes; keys that are not given are
+    those of `USUAL`, where there are such arrays. Raises UserError."""
     files = NpzFiles(paths)
+    keys = keys.fill(files)
     features = {"audio": keys.audio, "video": keys.video}
-    name, key = next(((name, key) for name, key in features.items() if key), (None, None))
-    flag = f"--{name}-key"
-    n = 0 if key is None else len(np.atleast_1d(files.array(_offsets_key(key), flag))) - 1
+    values = _npz_labels(files, keys.labels) if keys.labels else None
+    n = len(values) if values is not None else _count_clips(files, features)
     _npz_streams(files, features, n)  # looks at keys and offsets
     ids = _column(files, keys.ids, n, "--id-key", files.named) or _number_clips(n)
     labels, class_names = None, []
-    if keys.labels:
-        values = _npz_labels(files, keys.labels)
-        if len(values) != n:
-            raise UserError(f"{files.named} [{keys.labels}] has {len(values)} labels for {n} "
-                            "clips: change --label-key")
+    if keys.labels and values is not None:
         class_names, labels = _npz_classes(
             files, values, keys.labels, keys.classes, ids, files.named
         )
@@ -147,6 +158,14 @@ def npz_features(paths: Sequence[FilePath], keys: NpzKeys) -> NpzClips:
     return NpzClips(
         ids, labels, class_names, groups, lambda: _npz_pieces(files, features, n)
     )
+
+
+def _count_clips(files: NpzFiles, features: Mapping[str, str | None]) -> int:
+    """How many clips the offsets of the first modality part; 0 where there is none."""
+    for name, key in features.items():
+        if key:
+            return len(np.atleast_1d(files.array(_offsets_key(key), f"--{name}-key"))) - 1
+    return 0
 
 
 def _number_clips(n: int):
@@ -160,7 +179,9 @@ def _npz_streams(files: NpzFiles, keys: Mapping[str, str | None], n: int):
         for modality, key in keys.items() if key is not None
     }
     if not streams:
-        raise UserError(f"{files.named} needs features: give --audio-key or --video-key")
+        raise UserError(f"{files.named} has neither {USUAL.audio}_flat and {USUAL.audio}_offsets "
+                        f"nor those of {USUAL.video}: name the features with --audio-key or "
+                        "--video-key")
     return streams
 
 
@@ -255,11 +276,12 @@ def read_manifest(
         raise UserError(f"manifest {path} has the header {','.join(header)!r} instead of "
                         f"clip_id,class,group,audio,video: mend it")
     entries = []
-    for number, row in enumerate(rows[1:], 2):
+    for row in rows[1:]:
         if len(row) != len(header):
-            raise UserError(f"manifest {path}, row {number}, has {len(row)} cells where the header "
-                            f"has {len(header)}: mend it")
-        entries.append(dict(zip(header, row, strict=True)))
+            raise UserError(f"manifest {path}, line {row.line}, has {len(row)} cells where the "
+                            f"header has {len(header)}: mend it")
+        entry = dict(zip(header, row, strict=True))
+        entries.append(entry | {"class": unify(entry["class"])})
     class_names = sorted({entry["class"] for entry in entries})
     if not class_names:
         raise UserError(f"manifest {path} lists 0 clips: add some")

@@ -98,7 +98,7 @@ def _text_of_csv(path: str) -> Iterable[tuple]:
             pairs.append((row[0], np.array([float(cell) for cell in row[1:]])))
         except ValueError:
             if number:  # line 1 may be a header
-                raise UserError(f"text file {path}, line {number + 1}, has a cell that is no "
+                raise UserError(f"text file {path}, line {row.line}, has a cell that is no "
                                 f"number: mend it") from None
     return pairs
 

@@ -5,9 +5,11 @@ with the number of words and of dimensions may be there. Such files have gigabyt
 words, so they are streamed and only the words asked for are kept.
 """
 
+import itertools
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from avdiff_jax.io.files import FilePath
 from avdiff_jax.runtime.progress import Progress
 
 MAX_LINE_BYTES = 1 << 20  # a word and some ten thousand numbers; anything longer is no such file
+SAMPLE_BYTES = 1 << 18  # from which the dimension is told where line 1 does not state it
 LIKE_BYTES = 2  # words that could be near matches start with the same bytes
 MAX_LIKE = 5_000  # words with the same start that are looked at; the frequent ones come first
 
@@ -80,7 +83,8 @@ def name_vectors(
 def _forms(word: str) -> Iterator[bytes]:
     """How a file may spell a word, the likeliest first: in most files lower case is the rule."""
     for form in (word.lower(), word, word.capitalize(), word.upper()):
-        yield form.encode("utf-8", "replace")
+        for accents in ("NFC", "NFD"):
+            yield unicodedata.normalize(accents, form).encode("utf-8", "replace")
 
 
 def _vectors(
@@ -145,6 +149,8 @@ def _lines(path: FilePath, progress: Progress | None = None) -> Iterator[tuple[i
             raise UserError(f"word vectors {path} are binary or packed, not text: unpack them, or "
                             f"save word2vec's .bin in its text format")
         file.seek(0)
+        usual, certain = _usual_dim(file.read(SAMPLE_BYTES))
+        file.seek(0)
         if progress is not None:
             progress.total = -(-os.path.getsize(path) >> 20)
         read, dim, stated = 0, None, ""
@@ -161,14 +167,16 @@ def _lines(path: FilePath, progress: Progress | None = None) -> Iterator[tuple[i
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
                 if re.fullmatch(rb"\d{1,12} +\d{1,9}", line):
-                    dim, stated = int(line.split()[1]), "line 1 states"
+                    dim, stated, certain = int(line.split()[1]), "line 1 states", True
                     continue
             if not line:
                 continue
             if dim is None:
-                dim, stated = len(line.split()) - 1, f"line {number} has"
+                own = len(line.split()) - 1
+                dim, stated = (usual, "most lines have") if certain else (own, "line 1 has")
+                stated = f"line {number} has" if dim == own else stated
             if line.count(b" ") != dim or dim < 1:
-                line = _odd(path, number, line, dim, stated)
+                line = _odd(path, number, line, dim, stated, certain)
             head, _, values = line.partition(b" ")
             if values:
                 yield number, head, values
@@ -176,12 +184,28 @@ def _lines(path: FilePath, progress: Progress | None = None) -> Iterator[tuple[i
             raise UserError(f"word vectors {path} hold 0 vectors: name another file")
 
 
-def _odd(path: FilePath, number: int, line: bytes, dim: int, stated: str):
-    """A line with more spaces than numbers, mended; b"" for a word that has spaces itself."""
+def _usual_dim(sample: bytes) -> tuple[int, bool]:
+    """How many numbers end most of the first lines of a file, and whether two and more than half of
+    them agree: then a line with more fields is of a word that has spaces itself."""
+    counts, lines = Counter(), sample.splitlines()
+    for line in lines[:-1] if len(sample) == SAMPLE_BYTES else lines:
+        fields = line.split()
+        numbers = itertools.takewhile(_is_number, reversed(fields[1:]))
+        counts[sum(1 for _ in numbers)] += 1
+    dim, votes = counts.most_common(1)[0] if counts else (0, 0)
+    return dim, votes > 1 and 2 * votes > counts.total() and dim > 0
+
+
+def _odd(path: FilePath, number: int, line: bytes, dim: int, stated: str, certain: bool):
+    """A line with more spaces than numbers, mended; b"" for a word that has spaces itself.
+
+    Args:
+      certain: whether `dim` is more than a guess.
+    """
     fields = line.split()
     if len(fields) == dim + 1 > 1:
         return b" ".join(fields)
-    if len(fields) > dim + 1 > 1 and not _is_number(fields[1]):
+    if len(fields) > dim + 1 > 1 and (certain or not _is_number(fields[1])):
         return b""
     raise UserError(f"word vectors {path}, line {number}, has {max(len(fields) - 1, 0)} numbers "
                     f"after its word where {f'{stated} {dim}' if dim else 'some are needed'}: "

@@ -107,8 +107,9 @@ def _clip_list(stem: Path, spelling: dict[str, str], notes: list[str]) -> Clips:
     for row in rows:
         if len(row) != len(header) or not row[clip_at]:
             raise UserError(
-                f"{table} has the row {row} but needs {len(header)} fields and a clip id in each; "
-                "mend the row, with quotes around a class name that holds a comma"
+                f"{table}, line {row.line}, has the row {[*row]} but needs {len(header)} fields "
+                "and a clip id in each; mend the row, with quotes around a class name that holds "
+                "a comma"
             )
         label = spelling.get(row[class_at].casefold(), row[class_at])
         if label in clips:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data.class_text import match_names
+from avdiff_jax.data.class_text import fold, match_names
 from avdiff_jax.data.splits.dealing import Need, deal_groups, list_needs
 from avdiff_jax.data.splits.sampling import check_request, cut, draw, pick, rng, with_shots
 from avdiff_jax.data.splits.sets import DRAWS, KINDS, Clips, Labelled, examples
@@ -182,8 +182,7 @@ def _named_classes(
     spelled = match_names(wanted, map(str, store.class_names))
     for name in wanted:
         if name not in spelled:
-            folded = name.casefold()
-            same = [n for n in {*wanted, *store.class_names} if n.casefold() == folded]
+            same = [n for n in {*wanted, *store.class_names} if fold(n) == fold(name)]
             why = f"has {len(store.class_names)} other classes ({examples(store.class_names)})"
             if len(same) > 1:
                 why = f"with the list has {examples(same)}: spell it as the store does"

@@ -1,16 +1,19 @@
 """Which clips a trained model learns new classes from, and which are held out of that."""
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from avdiff_jax.data.class_text import NameMatcher, fold
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits import sampling
 from avdiff_jax.data.splits.from_store import clips_by_class
 from avdiff_jax.data.splits.sets import Clips, examples
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.errors import UserError, note
+from avdiff_jax.io import text_files
 
 
 class NewClasses(NamedTuple):
@@ -27,14 +30,15 @@ def find_new(
 
     Args:
       known: classes of the model.
-      only: names of the classes to add; all if None.
+      only: the classes to add, as `spell_names` takes them; all if None.
 
     Raises:
       UserError: there are none, or one of `only` is known already or has no clip.
     """
     clips = clips_by_class(source.labelled())
     fresh = {name: ids for name, ids in clips.items() if name not in known}
-    for name in only or ():
+    only = spell_names(only or (), clips)
+    for name in only:
         if name not in fresh:
             why = "the model knows it already" if name in known else (
                 f"{source.place} has no clip of it")
@@ -43,12 +47,27 @@ def find_new(
         raise UserError(f"the model knows all {len({*source.names()})} classes of {source.place}: "
                         "name a source with clips of new ones")
     fresh = {name: fresh[name] for name in only} if only else fresh
-    spelled = {name.casefold(): name for name in known}
+    spelled = {fold(name): name for name in known}
     for name in fresh:
-        if (other := spelled.get(name.casefold())) is not None:
+        if (other := spelled.get(fold(name))) is not None:
             note(f"{name!r} is added beside {other!r}, which the model knows: rename one of them "
                  "if they are the same")
     return fresh
+
+
+def spell_names(words: Iterable[str], clips: Collection[str]) -> list[str]:
+    """The names that words stand for, as the clips spell them: a word is a name, a text file of one
+    name a line, or names with commas between them. A name that nobody has is left as it is."""
+    find, names = NameMatcher(clips), []
+    for word in words:
+        if find(word):
+            parts = [word]
+        elif os.path.isfile(word):
+            parts = text_files.lines(word, "class list")
+        else:
+            parts = word.split(",")
+        names += [find(part) or part for part in parts]
+    return names
 
 
 def draw_shots(

@@ -42,6 +42,39 @@ def test_npz_clips(tmp_path, save):
             np.testing.assert_array_equal(getattr(clip, modality), made[f"{key}_flat"][start:stop])
 
 
+def test_npz_by_its_usual_names(tmp_path):
+    """No key is given, and all arrays are found; with a key for one modality, that one alone."""
+    made, text = arrays(), text_file(tmp_path, ".npz")
+    usual = {"m1_flat": "audio_flat", "m1_offsets": "audio_offsets", "m2_flat": "video_flat",
+             "m2_offsets": "video_offsets", "sample_id": "clip_ids", "who": "groups",
+             "class_names": "classes"}
+    np.savez(tmp_path / "f.npz", **{usual.get(key, key): values for key, values in made.items()})
+    (tmp_path / "other").mkdir()
+    wanted, _ = read_arrays(tmp_path / "other", made)
+    found, source = read_npz([tmp_path / "f.npz"], text=text)
+    for a, b in zip(found, wanted, strict=True):
+        assert a[:3] == b[:3]
+        np.testing.assert_array_equal(a.audio, b.audio)
+        np.testing.assert_array_equal(a.video, b.video)
+    assert source.class_names == ["dog", "cat"]
+    clips, _ = read_npz([tmp_path / "f.npz"], video_key="video", text=text)
+    assert all(clip.audio is None for clip in clips)
+    np.savez(tmp_path / "g.npz", **{f"audio_{part}": made[f"m1_{part}"]
+                                    for part in ("flat", "offsets")})
+    with pytest.raises(UserError, match=r"g\.npz has no array 'label' that says of which class"):
+        read_npz([tmp_path / "g.npz"], text=text)
+
+
+def test_names_saved_as_python_objects(tmp_path):
+    made = arrays() | {"class_names": np.array(["dog", "cat"], object),
+                       "sample_id": np.array([f"s{i}" for i in range(5)], object)}
+    clips, source = read_arrays(tmp_path, made)
+    assert source.class_names == ["dog", "cat"] and clips[3].clip_id == "s3"
+    made["class_names"] = np.array(["dog", None], object)
+    with pytest.raises(UserError, match=r"\[class_names\] holds Python objects that are no names:"):
+        read_arrays(tmp_path, made)
+
+
 def test_npz_other_ways_to_say_it(tmp_path):
     made = arrays()
     plain, _ = read_arrays(tmp_path, made)
@@ -211,7 +244,7 @@ def test_manifest_without_groups_in_another_order(manifest):
     ("clip_id,class,audio\n", "header 'clip_id,class,audio' instead"),
     ("clip_id,class,audio,video,extra\n", "instead of clip_id"),
     ("clip_id,class,audio,video\n", "lists 0 clips"),
-    ("clip_id,class,audio,video\nx,dog,a\n", "row 2, has 3 cells where the header has 4"),
+    ("clip_id,class,audio,video\nx,dog,a\n", "line 2, has 3 cells where the header has 4"),
     ("clip_id,class,audio,video\nx,dog,none.npy,v.npy\n", "none.npy cannot be read"),
     ("clip_id,class,audio,video\nx,cow,sub/a.npy,v.npy\n", "no text vector for 1 of 1 classes"),
     ("clip_id,class,audio,video\nx,dog,list.csv,v.npy\n", "list.csv is no .npy array"),
@@ -233,3 +266,22 @@ def test_manifest_of_pickles(manifest, tmp_path):
     with pytest.raises(UserError, match="declares 3600 bytes of values and has 3592"):
         manifest_clips(manifest)
     assert not sentinel.exists()
+
+
+def test_blank_lines_and_empty_rows_of_a_manifest(manifest):
+    """As a spreadsheet leaves them; the line that is named is that of the file."""
+    manifest.write_text("clip_id,class,audio,video\n\n,,,\nx,dog,a\n,,,\n")
+    with pytest.raises(UserError, match="line 4, has 3 cells where the header has 4"):
+        read_manifest(manifest)
+    manifest.write_text("clip_id,class,audio,video\n\nx,dog,sub/a.npy,v.npy\n,,,\n , ,,\n")
+    clips, source = read_manifest(manifest)
+    assert source.total == 1 and [clip.clip_id for clip in clips] == ["x"]
+
+
+def test_a_class_in_two_spellings_of_its_accent_is_one(manifest):
+    """Composed and decomposed signs look the same."""
+    manifest.write_text("clip_id,class,audio,video\nx,caf\u00e9,sub/a.npy,v.npy\n"
+                        "y,cafe\u0301,sub/a.npy,v.npy\n", encoding="utf-8")
+    np.savez(manifest.parent / "t.npz", names=["cafe\u0301"], emb=np.ones((1, 2)))
+    _, source = read_manifest(manifest, text=manifest.parent / "t.npz")
+    assert source.class_names == ["caf\u00e9"] and source.text.vectors.tolist() == [[1, 1]]

@@ -44,6 +44,13 @@ def test_case_alone_does_not_decide_between_two():
     find = class_text.NameMatcher(["a", "A", "b"])
     assert (find("a"), find("A"), find("B"), find("c")) == ("a", "A", "b", None)
     assert class_text.NameMatcher(["ab", "AB"])("Ab") is None
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for name, known in ((composed, apart), (apart, composed), (composed.upper(), apart)):
+        assert class_text.NameMatcher([known, "cafe"])(name) == known
+        assert class_text.near(name, [known]) == [known]
+    find = class_text.NameMatcher([composed, apart, "CAF\u00c9"])
+    assert find(apart) == apart and find(composed) == composed
+    assert class_text.NameMatcher([apart, "CAF\u00c9"])(composed) == apart
 
 
 @pytest.mark.parametrize("make, sentence", [

@@ -66,6 +66,23 @@ def test_words_with_spaces_and_strange_bytes_are_passed_over(tmp_path):
     assert name_vectors(["foot"], path).vectors.tolist() == [[9, 9]]
 
 
+@pytest.mark.parametrize("content", [
+    b"4 2\nchannel 4 3 4\nhand 1 2\nfoot 9 9\nroute 66 5 6\n",  # line 1 says how many numbers
+    b"channel 4 3 4\nhand 1 2\nfoot 9 9\nroute 66 5 6\ntoe 1 1\n",  # most lines do
+    b". . 3 4\nhand 1 2\nfoot 9 9\n",
+])
+def test_a_word_of_two_parts(content, tmp_path):
+    path = tmp_path / "v.txt"
+    path.write_bytes(content)
+    assert name_vectors(["foot", "hand"], path).vectors.tolist() == [[9, 9], [1, 2]]
+
+
+def test_a_word_whose_accents_are_signs_of_their_own(tmp_path):
+    path = tmp_path / "v.txt"
+    path.write_text("cafe\u0301 1 2\n", encoding="utf-8")
+    assert name_vectors(["Caf\u00e9"], path).vectors.tolist() == [[1, 2]]
+
+
 def test_missing_words_are_named_with_what_is_close(file):
     made = name_vectors(["hand stnd", "stand by me"], file)
     assert made.vectors.tolist() == [[1, 0, 0], [0, 1, 0]]
