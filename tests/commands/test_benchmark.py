@@ -59,7 +59,8 @@ def test_the_command_runs_reports_and_writes(tmp_path, capsys, monkeypatch):
     assert out.count("does not exist: make it with `python launch/data.py") == 2
     code, out, err = call(capsys, *argv)
     assert code == 1 and "failed (exit 1): ucf 5-shot mbt seed 7: error: out of memory" in err
-    assert commands == [([sys.executable, str(ROOT / "launch" / "main.py")], 1)]
+    main_py = str(ROOT / "launch" / "main.py")
+    assert commands == [([sys.executable, main_py, "--no-controls"], 1)]
     assert all("--config.train.batch=32" in call for call in main.calls)
     assert any(row.startswith("ucf 5 avdiff 1 x 2 61.00 ± 1.41 (74.11)") for row in rows(out))
     assert {p.name for p in tmp_path.glob("benchmark.*")} == {

@@ -308,7 +308,8 @@ def test_predict_leaves_nothing_half_written(refused, finished, sources, tmp_pat
     refused("--top=13 must lie in 1..12", *words, "--store", tiny.world()[0], "--top", 13)
     refused("mean nothing without --npz", *words, "--store", tiny.world()[0], "--id-key", "x")
     refused("has no array 'x_offsets'", *words, "--npz", "clips.npz", "--audio-key", "x")
-    refused("needs features", *words, "--npz", "clips.npz")
+    np.savez(tmp_path / "other.npz", x=np.ones(3))
+    refused("has neither audio_flat and audio_offsets", *words, "--npz", "other.npz")
     refused("one of the arguments --clips --store --npz --manifest is required", *words)
     refused("unrecognized arguments: --tops=3", *words, "--store", "s", "--tops=3")
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avdiff_jax.data.class_text import NameMatcher
+from avdiff_jax.data.class_text import NameMatcher, fold
 from avdiff_jax.data.clips import Clip
 from avdiff_jax.data.importers.npz_manifest import Source
 from avdiff_jax.data.importers.text_vectors import class_text
@@ -133,7 +133,7 @@ def _published_spelling(lists: str, base: str):
         known = {}
         for *_, folder in _folders():
             for stem in _stems(os.path.join(base, "audio", folder)):
-                known.setdefault(stem.casefold(), stem)
+                known.setdefault(fold(stem), stem)
         known = known.values()
         path = os.path.join(base, "audio")
     find = NameMatcher(known)

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from avdiff_jax.data.class_text import fold
 from avdiff_jax.data.splits.sampling import check_request, with_shots
 from avdiff_jax.data.splits.sets import Clips, examples, repeated
 from avdiff_jax.data.splits.split_file import Split, finish
@@ -74,11 +75,11 @@ def source_video(clip: str) -> str:
 def _class_list(path: Path, spelling: dict[str, str]) -> list[str]:
     """Class names of a .txt, in the spelling first met; `spelling` learns the new ones."""
     lines = text_files.lines(path, "class list")
-    names = [spelling.setdefault(line.casefold(), line) for line in lines]
+    names = [spelling.setdefault(fold(line), line) for line in lines]
     if not names:
         raise UserError(f"{path} holds 0 classes but one class a line is needed")
     if twice := repeated(names):
-        ours = [line for line in lines if line.casefold() == twice.casefold()]
+        ours = [line for line in lines if fold(line) == fold(twice)]
         raise UserError(
             f"{path} lists class {ours[0]!r} and {ours[1]!r}, which these lists spell in any case; "
             "remove one of the two lines"
@@ -111,7 +112,7 @@ def _clip_list(stem: Path, spelling: dict[str, str], notes: list[str]) -> Clips:
                 "and a clip id in each; mend the row, with quotes around a class name that holds "
                 "a comma"
             )
-        label = spelling.get(row[class_at].casefold(), row[class_at])
+        label = spelling.get(fold(row[class_at]), row[class_at])
         if label in clips:
             clips[label].append(row[clip_at])
         else:
