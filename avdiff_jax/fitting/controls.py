@@ -47,7 +47,7 @@ def configure_control(config: ConfigDict, name: str) -> ConfigDict:
     with control.unlocked():
         control.method = name
         if config.method in control:  # the group of the method's own fields
-            del control[config.method]
+            delattr(control, config.method)
         for choice in OF_WORD.values():
             if not reads(name, choice.field):
                 group, _, field = choice.field.rpartition(".")

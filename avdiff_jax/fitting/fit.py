@@ -71,9 +71,9 @@ class Fit:
         return load(self.runs[method].workdir, draw)
 
     def __repr__(self):
-        sizes = {kind: len(names) for kind, names in self.split["classes"].items()}
-        return (f"Fit({self.folder}, {sizes['base1'] + sizes['novel1']} base and "
-                f"{sizes['novel2']} novel classes, {', '.join(self.runs)})")
+        classes = self.split["classes"]
+        return (f"Fit({self.folder}, {len(classes['base1'] + classes['novel1'])} base and "
+                f"{len(classes['novel2'])} novel classes, {', '.join(self.runs)})")
 
     def __str__(self):
         return "\n".join([str(self.comparison), "", *describe_use(self)])

@@ -140,7 +140,9 @@ class FeatureFiles:
     def write(self, path: Path, settings: Settings) -> str:
         """Imports. Raises UserError where nobody says how long a token lasts."""
         setting = layouts.LAYOUTS[self.layout].needs[0]
-        given = {setting: os.fspath(self.path), "text": settings.text, **_rates(settings)}
+        audio, video = _rates(settings)
+        given = {setting: os.fspath(self.path), "text": settings.text, "audio_seconds": audio,
+                 "video_seconds": video}
         report, _ = layouts.import_features(
             self.layout, {key: value for key, value in given.items() if value is not None}, path,
             name=self.name, pool={"audio": 1, "video": 1}, command="fit", may_lack_modality=True)
@@ -167,7 +169,7 @@ class Arrays:
     def write(self, path: Path, settings: Settings) -> str:
         """Stores them. Raises UserError where nobody says how long a token lasts."""
         class_names = sorted({*map(str, self.classes)})
-        text, rates = class_text(class_names, settings.text), _rates(settings)
+        text, (audio, video) = class_text(class_names, settings.text), _rates(settings)
         digits = len(str(len(self.clips)))
 
         def stream() -> Iterable[Clip]:
@@ -179,19 +181,21 @@ class Arrays:
         with Progress(len(self.clips), "store") as progress:
             report = write_store(
                 path, name=self.name, clips=stream(), class_names=class_names,
-                class_text=text.vectors, provenance={"text": text.source, "command": "fit"},
-                may_lack_modality=True, notes=text.notes, progress=progress, **rates)
+                class_text=text.vectors, audio_seconds=audio, video_seconds=video,
+                provenance={"text": text.source, "command": "fit"},
+                may_lack_modality=True, notes=text.notes, progress=progress)
         return str(report)
 
 
-def _rates(settings: Settings) -> dict[str, float]:
-    """Seconds of a token of each modality. Raises UserError where they are not known."""
-    rates = {"audio_seconds": settings.audio_seconds, "video_seconds": settings.video_seconds}
-    lacking = [name for name, seconds in rates.items() if seconds is None]
-    if lacking:
-        raise UserError(f"features do not say how many seconds a token lasts: give "
-                        f"{' and '.join(name.replace('_', ' ') for name in lacking)}")
-    return {name: seconds for name, seconds in rates.items() if seconds is not None}
+def _rates(settings: Settings) -> tuple[float, float]:
+    """Seconds of a token of audio and of video. Raises UserError where they are not known."""
+    audio, video = settings.audio_seconds, settings.video_seconds
+    if audio is None or video is None:
+        lacking = [name for name, seconds in (("audio", audio), ("video", video))
+                   if seconds is None]
+        raise UserError(f"features do not say how many seconds a token lasts: give those of "
+                        f"{' and '.join(lacking)}")
+    return audio, video
 
 
 def _tokens(values: Any) -> np.ndarray | None:
