@@ -8,7 +8,7 @@ from scipy.special import stdtr, stdtrit
 LEVEL = 0.95
 
 
-def half_interval(values: Sequence[float]) -> float | None:
+def half_interval(values: Sequence[float] | np.ndarray) -> float | None:
     """Half the width of the interval of the mean, at `LEVEL`; None for a single value."""
     n = len(values)
     if n < 2:
@@ -16,7 +16,7 @@ def half_interval(values: Sequence[float]) -> float | None:
     return float(stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(values, ddof=1) / np.sqrt(n))
 
 
-def chance_above_zero(values: Sequence[float]) -> float | None:
+def chance_above_zero(values: Sequence[float] | np.ndarray) -> float | None:
     """Chance, 0..1, that the mean lies above zero where nothing was known before: the share of the
     t-distribution around the mean of `values`; None for a single value."""
     n = len(values)

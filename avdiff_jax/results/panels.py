@@ -1,7 +1,7 @@
 """What the pictures of a run show, each drawn on given axes: classes in two blocks, base and novel,
 and the numbers that a reader looks for in the title."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,10 +45,14 @@ class Classes(NamedTuple):
         return [BASE if self.is_base[i] else NOVEL for i in order]
 
 
-def _shorten(name: str) -> str:
-    """The start and the end of a long name."""
+def _shorten(names: Sequence[str], labels: Iterable[int]) -> list[str]:
+    """The names of classes, of a long one its start and its end."""
     end = LONGEST // 2 - 3
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - end - 1]}…{name[-end:]}"
+    of_labels = [names[label] for label in labels]
+    return [
+        name if len(name) <= LONGEST else f"{name[: LONGEST - end - 1]}…{name[-end:]}"
+        for name in of_labels
+    ]
 
 
 class DrawCurve(NamedTuple):
@@ -76,7 +80,7 @@ def draw_confusion(axes: Any, confusion: np.ndarray, classes: Classes, most_name
                   transform=axes.get_xaxis_transform(), **SMALL)
     every = -(-len(order) // most_names)
     ticks = np.arange(0, len(order), every)
-    names = [_shorten(classes.names[order[tick]]) for tick in ticks]
+    names = _shorten(classes.names, order[ticks])
     axes.set_xticks(ticks, names, rotation=90, **NAME)
     axes.set_yticks(ticks, names, **NAME)
     note = "" if every == 1 else f"; one name for {every} classes"
@@ -180,7 +184,7 @@ def draw_accuracies(
             axes.fill_betweenx(rows, np.where(kind, values[order], 0), step="mid", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
     shown = rows if len(rows) <= 40 else rows[:: -(-len(rows) // 40)]
-    axes.set_yticks(shown, [_shorten(classes.names[order[row]]) for row in shown], **NAME)
+    axes.set_yticks(shown, _shorten(classes.names, order[shown]), **NAME)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.grid(axis="x", alpha=0.3)
     kinds = (("base", BASE, True), ("novel", NOVEL, False))
@@ -225,8 +229,8 @@ def draw_features(
                         linewidths=0.4, zorder=3, **style)
     axes.scatter(*flat[n:].T, c=colour[n:], s=18, marker="x", linewidths=0.8, alpha=0.6, **style)
     numbered = len(present) > 12
-    for number, label in enumerate(present):
-        text = f"{number + 1} {_shorten(names[label])}" if numbered else _shorten(names[label])
+    for number, (label, name) in enumerate(zip(present, _shorten(names, present), strict=True)):
+        text = f"{number + 1} {name}" if numbered else name
         if numbered:
             axes.annotate(f"{number + 1}", flat[labels == label].mean(0), fontsize=6, zorder=4)
         axes.plot([], [], "o", markersize=4, color=dots.cmap(dots.norm(number)), label=text)

@@ -44,8 +44,7 @@ class EventFile:
     def show(self, line: Mapping, scalars: Mapping[str, float]) -> None:
         """Appends what a line of metrics.jsonl says; `scalars` are its numbers by name."""
         step = int(line.get("step", line["at"]))
-        tags = {tag_of(name): value for name, value in scalars.items()}
-        tags.pop(None, None)
+        tags = {tag: value for name, value in scalars.items() if (tag := tag_of(name))}
         for summary in self._summaries(line, tags):
             self._append(summary=summary, step=step, wall_time=line["time"])
 
