@@ -45,13 +45,17 @@ class Classes(NamedTuple):
         return [BASE if self.is_base[i] else NOVEL for i in order]
 
 
-def _shorten(names: Sequence[str], labels: Iterable[int]) -> list[str]:
-    """The names of classes, of a long one its start and its end."""
+def _name(names: Sequence[str], labels: Iterable[int]) -> list[str]:
+    """The names of classes by their numbers, for a picture."""
+    return _shorten(names[label] for label in labels)
+
+
+def _shorten(names: Iterable[str]) -> list[str]:
+    """Of long names the start and the end."""
     end = LONGEST // 2 - 3
-    of_labels = [names[label] for label in labels]
     return [
         name if len(name) <= LONGEST else f"{name[: LONGEST - end - 1]}…{name[-end:]}"
-        for name in of_labels
+        for name in names
     ]
 
 
@@ -80,7 +84,7 @@ def draw_confusion(axes: Any, confusion: np.ndarray, classes: Classes, most_name
                   transform=axes.get_xaxis_transform(), **SMALL)
     every = -(-len(order) // most_names)
     ticks = np.arange(0, len(order), every)
-    names = _shorten(classes.names, order[ticks])
+    names = _name(classes.names, order[ticks])
     axes.set_xticks(ticks, names, rotation=90, **NAME)
     axes.set_yticks(ticks, names, **NAME)
     note = "" if every == 1 else f"; one name for {every} classes"
@@ -99,9 +103,8 @@ def draw_predictions(
     axes.figure.colorbar(mesh, ax=axes, label="probability (%)", shrink=0.8)
     axes.axvline(classes.base - 0.5, color=NOVEL, linewidth=1)
     ticks = np.arange(0, len(order), -(-len(order) // MOST_NAMES))
-    axes.set_xticks(ticks, [_shorten(classes.names[order[tick]]) for tick in ticks], rotation=90,
-                    **NAME)
-    axes.set_yticks(range(len(clip_ids)), map(_shorten, clip_ids), **NAME)
+    axes.set_xticks(ticks, _name(classes.names, order[ticks]), rotation=90, **NAME)
+    axes.set_yticks(range(len(clip_ids)), _shorten(clip_ids), **NAME)
     _title(axes, f"{len(clip_ids)} clips: base classes, then those known from few clips")
 
 
@@ -184,7 +187,7 @@ def draw_accuracies(
             axes.fill_betweenx(rows, np.where(kind, values[order], 0), step="mid", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
     shown = rows if len(rows) <= 40 else rows[:: -(-len(rows) // 40)]
-    axes.set_yticks(shown, _shorten(classes.names, order[shown]), **NAME)
+    axes.set_yticks(shown, _name(classes.names, order[shown]), **NAME)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.grid(axis="x", alpha=0.3)
     kinds = (("base", BASE, True), ("novel", NOVEL, False))
@@ -229,7 +232,7 @@ def draw_features(
                         linewidths=0.4, zorder=3, **style)
     axes.scatter(*flat[n:].T, c=colour[n:], s=18, marker="x", linewidths=0.8, alpha=0.6, **style)
     numbered = len(present) > 12
-    for number, (label, name) in enumerate(zip(present, _shorten(names, present), strict=True)):
+    for number, (label, name) in enumerate(zip(present, _name(names, present), strict=True)):
         text = f"{number + 1} {name}" if numbered else name
         if numbered:
             axes.annotate(f"{number + 1}", flat[labels == label].mean(0), fontsize=6, zorder=4)
