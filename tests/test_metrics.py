@@ -394,6 +394,11 @@ def test_other_refusals():
         metrics.per_class_accuracy(np.array([0, 1]), np.array([0]), 2)
 
 
+def test_calibration_lowers_base_classes():
+    found = metrics.calibrated(np.array([[0.5, 0.25]]), np.array([True, False]), 0.3)
+    np.testing.assert_allclose(found, [[0.2, 0.25]])
+
+
 def test_class_table_by_hand():
     rows = metrics.class_table(np.array([[3, 1, 2], [0, 4, 0], [0, 0, 0]]))
     assert rows[0] == (6, 50.0, 2, 2) and rows[1] == (4, 100.0, -1, 0)

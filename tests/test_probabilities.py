@@ -60,3 +60,5 @@ def test_reliability_by_hand():
     np.testing.assert_allclose(found.accuracy, [50.0, 200 / 3])
     assert found.clips.tolist() == [2, 3]
     np.testing.assert_allclose(found.error, (2 * 14 + 3 * (290 / 3 - 200 / 3)) / 5)
+    high = measure_reliability(np.array([0.85, 1.0]), np.ones(2, bool))
+    assert high.clips.tolist() == [1, 1]  # certainty belongs to the last tenth

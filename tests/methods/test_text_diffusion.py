@@ -68,12 +68,13 @@ def test_tracking_starts_at_the_statistics_of_all_clips():
 def test_tracking_follows_the_classes_of_a_batch():
     """By hand: a tenth of the way to the mean of the batch; other classes stay."""
     info = info_of("generator=gaussian")
-    variables = fresh(info)
+    tracked = {"mean": jnp.ones((CLASSES, 8)), "variance": jnp.ones(8)}
+    variables = fresh(info).replace(stats={"tracked": tracked})
     c_o = jnp.asarray([[2.0] * 8, [4.0] * 8, [5.0] * 8])
     stats = text_diffusion.track(info, variables, c_o, jnp.asarray([1, 1, 3]))
     mean = np.asarray(stats["tracked"]["mean"])
-    np.testing.assert_allclose(mean[:, 0], [0, 0.3, 0, 0.5, 0, 0], atol=1e-6)
-    spread = ((2 - 0.3) ** 2 + (4 - 0.3) ** 2 + (5 - 0.5) ** 2) / 3
+    np.testing.assert_allclose(mean[:, 0], [1, 1.2, 1, 1.4, 1, 1], atol=1e-6)
+    spread = ((2 - 1.2) ** 2 + (4 - 1.2) ** 2 + (5 - 1.4) ** 2) / 3
     np.testing.assert_allclose(stats["tracked"]["variance"], 0.9 + 0.1 * spread, rtol=1e-5)
     assert "average" not in stats
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avdiff_jax.nn.attention import attention
+from avdiff_jax.nn.attention import Block, attention
 from avdiff_jax.nn.layers import BatchNorm, EmbeddingNet, Linear, TokenCode, product
 
 RNG = np.random.default_rng(0)
@@ -93,6 +93,17 @@ def test_attention_numbers():
         weight = np.exp(score) * seen[b, i]
         wanted = weight / weight.sum() @ v[b, :, h]
         np.testing.assert_allclose(mixed[b, i, h], wanted, atol=1e-5)
+
+
+def test_a_block_adds_to_what_it_is_given(key):
+    """Nothing, where neither branch says anything; and the first tokens alone where asked to."""
+    block, x = Block(6, 2, 3, 5, 0.0), jax.random.normal(key, (2, 4, 6))
+    visible = jnp.ones((2, 4, 4), bool)
+    silent = jax.tree.map(jnp.zeros_like, block.init(key, x, visible, False))
+    np.testing.assert_array_equal(block.apply(silent, x, visible, False), x)
+    vars = block.init(key, x, visible, False)
+    whole = block.apply(vars, x, visible, False)
+    np.testing.assert_allclose(block.apply(vars, x, visible, False, 2), whole[:, :2], atol=1e-6)
 
 
 def test_padding_code_marks_padded_tokens_only(key):

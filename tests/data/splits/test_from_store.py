@@ -115,6 +115,9 @@ def test_clips_without_a_group_are_groups_of_their_own():
     clips = [(c, name, group if i % 2 else "") for i, (c, name, group) in enumerate(by_subject())]
     split = make_split(make_store(clips), 5, 0, **QUARTERS)
     assert split["by"] == "group" and split["notes"] == []
+    alone = {clip for clip, _, group in clips if not group}
+    for key in ("train1_base", "val_base", "test_base"):
+        assert ids(split["sets"][key]) & alone
     blank = make_store([(c, name, "") for c, name, _ in by_subject()])
     assert make_split(blank, 5, 0, **QUARTERS)["by"] == "clip"
 
