@@ -65,7 +65,7 @@ def choose_rates(source: ClipSource, usual: Usual) -> list[float | None]:
                 "--match-rate (in Python match_rate=True)"
             )
         note(f"{source.place}: {modality} tokens of {given:g} s are resampled to the model's "
-             f"{wanted:g} s; training clips among these clips cannot be told by what they hold")
+             f"{wanted:g} s")
         rates.append(given)
     return rates
 

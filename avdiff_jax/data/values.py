@@ -39,14 +39,14 @@ class Tally:
         """Takes values of any shape and number type."""
         if not values.size:
             return
-        wide = np.asarray(values, np.float64)
-        least, most = float(wide.min()), float(wide.max())
-        self.count += wide.size
-        self._total += float(wide.sum())
-        self._square += float(np.vdot(wide, wide))
+        least, most = float(values.min()), float(values.max())
+        self.count += values.size
+        self._total += float(values.sum(dtype=np.float64))
+        # Not by a product of BLAS, whose threads cost more than so few numbers.
+        self._square += float(np.square(values, dtype=np.float64).sum())
         self._least, self._most = min(self._least, least), max(self._most, most)
         if self.usual and (least < self.usual.least or most > self.usual.most):
-            self.outside += int(((wide < self.usual.least) | (wide > self.usual.most)).sum())
+            self.outside += int(((values < self.usual.least) | (values > self.usual.most)).sum())
 
     def values(self) -> Values:
         """How those so far lie; zeros where there are none."""

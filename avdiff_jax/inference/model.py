@@ -20,14 +20,14 @@ import numpy as np
 
 from avdiff_jax import metrics
 from avdiff_jax.data import clip_source, stream, training_set
-from avdiff_jax.data.admission import Usual, admit
+from avdiff_jax.data.admission import Usual, admit, choose_rates
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.feed import Batch
 from avdiff_jax.data.origin import Origin
 from avdiff_jax.data.rates import Seconds
 from avdiff_jax.data.training_set import TrainingSet
 from avdiff_jax.data.windows import Lengths, Limits
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import UserError, note
 from avdiff_jax.inference import contents
 from avdiff_jax.io.files import FilePath
 from avdiff_jax.io.npy_npz import NpzFiles
@@ -179,6 +179,9 @@ class Trained:
     def find_unseen(self, source: ClipSource, rows: np.ndarray) -> np.ndarray:
         """Where in `rows` of a source the clips are that the model may be measured on, see
         `training_set.find_unseen`."""
+        if any(choose_rates(source, self.usual)):
+            note(f"tokens of {source.place} are of another rate, so clips that the model was "
+                 "trained on cannot be told by what they hold, only by their group")
         trained_ids = self.examples.clips if self.examples else np.zeros(0, str)
         return training_set.find_unseen(self.trained_on, trained_ids, source, rows)
 

@@ -358,6 +358,7 @@ def test_another_rate(run, refused, finished, mixed, tmp_path):
         code, _, err = run(command, "--model", model, *words, "--match-rate")
         said = "audio tokens of 0.24 s are resampled to the model's 0.96 s"
         assert code == 0 and said in err, err
+        assert ("cannot be told by what they hold" in err) == (command != "predict")
     assert run("predict", "--model", model, "--store", store.path, "--out", "c.csv")[0] == 0
     assert read("fine.csv") == read("c.csv")
 
@@ -568,6 +569,7 @@ def test_exported_parameters(run, refused, finished, mixed, tmp_path):
     small, model = models.load("p.npz"), models.load(workdir)
     tiny.same(small.vars, model.vars)
     assert small.examples is None
+    tiny.same(small.trained_on, model.trained_on)
     assert (tmp_path / "p.npz").stat().st_size < models.model_file(workdir, 0).stat().st_size
     refused("holds parameters alone", "add_class", "--model", "p.npz", "--store", "mixed.h5",
             "--out", "b.npz")

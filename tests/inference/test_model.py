@@ -11,7 +11,7 @@ import pytest
 from avdiff_jax.data import stream
 from avdiff_jax.data.clip_source import of_store
 from avdiff_jax.data.store import open_store
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import Note, UserError
 from avdiff_jax.inference import model as models
 from avdiff_jax.inference.export import scoring_function
 from tests import tiny
@@ -84,6 +84,7 @@ def test_saved_and_loaded(model, tmp_path):
         np.testing.assert_array_equal(getattr(again.info, name), getattr(model.info, name))
     assert again.info.config.to_dict() == model.info.config.to_dict()
     assert again.examples is None and again.temperature is None
+    tiny.same(again.trained_on, model.trained_on)
     for field in ("kinds", "gamma", "seconds", "lengths", "epochs", "cuts", "limits"):
         assert getattr(again, field) == getattr(model, field)
     with np.load(path, allow_pickle=False) as file:
@@ -96,9 +97,12 @@ def test_a_file_of_version_0_1_is_read(finished, model, tmp_path):
         arrays = dict(file)
     header = json.loads(arrays["header"].tobytes())
     assert header["config"]["train"].pop("draws") == "auto"
+    header.pop("trained_on")
     path = tmp_path / "old.npz"
     np.savez(path, **arrays | {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)})
-    again = models.load(path)
+    with pytest.warns(Note, match="does not describe its training clips"):
+        again = models.load(path)
+    assert again.trained_on is None and again.usual.values is None
     assert again.info.config.to_dict() == model.info.config.to_dict()
     # TCaF on UCF had depth 6, whatever its file says.
     header["config"] |= {"dataset": "ucf", "method": "tcaf"}
