@@ -17,11 +17,13 @@ from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits import split_file, stages
 from avdiff_jax.data.splits.stages import concat_members
 from avdiff_jax.data.store import open_store
+from avdiff_jax.errors import one_sentence
 from avdiff_jax.inference.contents import BASE, NOVEL
 from avdiff_jax.inference.export import scoring_function
 from avdiff_jax.inference.model import Trained
 from avdiff_jax.methods import METHODS, method
 from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.train.context import initialise_variables, prepare_stage
 from avdiff_jax.train.records import Phase
 from avdiff_jax.train.scoring import batch_members, score_members
@@ -150,6 +152,7 @@ def test_prediction_and_export(card):
 RESUME = """
 import signal, sys
 from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.compiling import compile_function
 devices.configure(deterministic=True)
 import jax
 from avdiff_jax.runtime.stop import Stop, Stopped
@@ -188,3 +191,11 @@ def test_resume_is_exact_where_it_is_asked_for(card, tmp_path):
         check=False,
     )
     assert done.stdout.splitlines()[-1:] == [f"{card.platform} equal"], done.stderr
+
+
+def test_full_memory_of_a_card_is_a_sentence(card, capsys):
+    """A product of a petabyte."""
+    product = compile_function(lambda x: x[:, None] * x[None], "float32")
+    with pytest.raises(SystemExit), one_sentence():
+        product(jax.device_put(jnp.ones(1 << 24), card)).block_until_ready()
+    assert "out of memory" in capsys.readouterr().err
