@@ -2,8 +2,9 @@
 
 TensorBoard sorts tags by their groups and opens the first two: `loss`, by stages over the steps of
 the whole run, then `test`. Behind them come `training` (accuracy, parts of the loss, rate, speed),
-`val` and the pictures, `views`, with a slider over the draws. Of several draws that are trained one
-after the other, and of what is tried for open fields, curves show the first: metrics.jsonl has all.
+`val` and the pictures, `views`, with a slider over the draws. Of several draws and of what is tried
+for open fields curves show the first, of players beside the main one the loss: metrics.jsonl has
+all.
 """
 
 import contextlib
@@ -79,26 +80,30 @@ class EventFile:
             yield summary.scalar(name, value)
 
 
-# A number of a phase of training: the first of the draws and of what is tried, or all side by side.
-SHOWN_PHASE = re.compile(r"(stage\d)-substage\d(?:-draw0|-draws|-trial1)?/(.*)")
-HIDDEN = re.compile(r"stage\d-substage\d-|draw\d+/")  # other draws and trials
+OF_PHASE = re.compile(r"(stage\d)-substage\d([^/]*)/(.*)")  # what training says
+OF_DRAW = re.compile(r"draw\d+/")
+FIRST = ("", "-draw0", "-draws", "-trial1")  # of the draws, and of what is tried
 
 
 def tag_of(name: str) -> str | None:
     """What TensorBoard calls a number of metrics.jsonl; None for one that it does not show."""
-    of_phase = SHOWN_PHASE.fullmatch(name)
+    of_phase = OF_PHASE.fullmatch(name)
     if not of_phase:
-        return None if HIDDEN.match(name) else name
-    stage, number = of_phase.groups()
+        return None if OF_DRAW.match(name) else name
+    stage, which, number = of_phase.groups()
+    number = number.removeprefix("draw0/")
+    if which not in FIRST or OF_DRAW.match(number):
+        return None
     if number == "score":  # it is val/B or val/HM
         return None
     if number.startswith("val/"):
         return number
     *of, metric = number.split("/")  # role and player, if any
-    of = [part for part in of if part != "main"]
+    if of[1:] not in ([], ["main"]):
+        return f"training/loss_{'_'.join(of)}" if metric == "loss" else None
     if metric == "loss":
-        return f"loss/{'_'.join([stage, *of])}"
-    return f"training/{'_'.join([metric, *of])}"
+        return f"loss/{stage}_{of[0]}"
+    return f"training/{'_'.join([metric, *of[:1]])}"
 
 
 def _image(tag: str, png: bytes):

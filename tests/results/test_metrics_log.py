@@ -195,7 +195,11 @@ def test_an_image_from_elsewhere_is_refused(tmp_path):
     [
         ("stage1-substage1/base/main/loss", "loss/stage1_base"),
         ("stage2-substage2-draw0/novel/main/loss", "loss/stage2_novel"),
-        ("stage2-substage2-draws/base/critic/loss", "loss/stage2_base_critic"),
+        ("stage2-substage2-draws/draw0/novel/main/loss", "loss/stage2_novel"),
+        ("stage2-substage2-draws/draw1/novel/main/loss", None),
+        ("stage2-substage2-draws/learning_rate", "training/learning_rate"),
+        ("stage2-substage1/base/critic/loss", "training/loss_base_critic"),
+        ("stage2-substage1/base/critic/gap", None),
         ("stage1-substage2-trial1/novel/main/ce_real", "training/ce_real_novel"),
         ("stage1-substage1/base/main/accuracy", "training/accuracy_base"),
         ("stage2-substage1/learning_rate", "training/learning_rate"),
