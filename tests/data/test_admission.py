@@ -78,6 +78,14 @@ def test_another_scale_is_refused(odd, complaint):
         assert len(list(admit(of_arrays(audio, video, accept_values=True), USUAL))) == 5
 
 
+@pytest.mark.parametrize("video", [(8, 1), (0, 20)])  # another mean, another scale
+def test_values_within_a_wide_range_are_refused_by_how_they_lie(video):
+    audio, values = clips(5, video=video)
+    wide = USUAL._replace(values=(USUAL.values[0], Values(-100, 100, 0, 1)))
+    with pytest.raises(UserError, match="has video values"):
+        list(admit(of_arrays(audio, values), wide))
+
+
 def test_it_is_refused_early():
     """Not at the end of a long stream."""
     audio, video = clips(4 * LOOK, audio=(0.5, 0.15))

@@ -85,6 +85,8 @@ CHANGES = {
     "an audio value": lambda clip: clip._replace(audio=clip.audio + (clip.audio < 9)),
     "video values": lambda clip: clip._replace(video=clip.video + np.float32(1e-3)),
     "lengths": lambda clip: clip._replace(video=clip.video[:1]),
+    "classes": lambda clip: clip._replace(
+        class_name=clip.class_name.translate(str.maketrans("12", "21"))),
     "nothing": None,
 }
 
@@ -93,6 +95,19 @@ CHANGES = {
 def test_a_store_is_known_by_what_it_holds(name, store, tmp_path):
     other = tiny.rewritten(store, tmp_path / "other.h5", change=CHANGES[name])
     assert (identify(other) == identify(store)) == (name == "nothing")
+
+
+def test_a_store_is_another_where_clips_are_of_other_lengths(store, tmp_path):
+    """Though all tokens are the same, and as many."""
+    forward = dict(zip(store.clip_ids, store.video.lengths, strict=True))
+    back = dict(zip(store.clip_ids, store.video.lengths[::-1], strict=True))
+    known_by = {
+        identify(tiny.rewritten(
+            store, tmp_path / "even.h5", change=lambda clip, n=lengths: clip._replace(
+                video=np.ones((n[clip.clip_id], 3), np.float32))))
+        for lengths in (forward, back)
+    }
+    assert len(known_by) == 2
 
 
 def test_a_store_is_another_at_another_rate_in_another_order_or_with_other_classes(store, tmp_path):
