@@ -21,9 +21,9 @@ PLENTY = dict.fromkeys("abcdef", 20)
 
 
 def test_classes_with_few_clips_are_novel():
-    chosen = choose(clips(**PLENTY, rare=6, rarer=9))
+    chosen = choose(clips(**PLENTY, ten=10, rare=6, rarer=9))
     assert chosen.novel2 == ["rare", "rarer"] and chosen.shots == 5
-    assert sorted(chosen.base1 + chosen.novel1) == [*"abcdef"]
+    assert sorted(chosen.base1 + chosen.novel1) == [*"abcdef", "ten"]
     assert len(chosen.novel1) == 2 and not chosen.untested and not chosen.notes
 
 
