@@ -3,9 +3,10 @@
 import os
 import queue
 import subprocess
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,8 +20,10 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.results.benchmark import Run
 from avdiff_jax.results.results_json import read_results
 from avdiff_jax.results.runs import Finished, Key
+from avdiff_jax.runtime.lock import is_held
 from avdiff_jax.runtime.progress import Progress
 
+WAIT_SECONDS = 2.0  # between two looks at a run of another process
 GPU_MEMORY = 0.9  # that runs side by side share out among them
 
 
@@ -158,21 +161,23 @@ def execute(
     """Runs what is missing and goes on with what was interrupted, `jobs` at a time in their order;
     returns what failed.
 
-    A run that fails does not keep the rest from running. An exception, such as that of a stop
-    signal, stops all that run and waits for them.
+    A run that fails does not keep the rest from running. One that another process has under way, as
+    a killed benchmark leaves behind, is waited for. An exception, such as that of a stop signal,
+    stops all that run and waits for them.
     """
-    states = [state(run) for run in runs]  # complain before anything is run
-    todo = [(run, reached) for run, reached in zip(runs, states, strict=True) if reached != "done"]
-    failures, started = [], time.monotonic()
+    todo = [run for run in runs if state(run) != "done"]  # complain before anything is run
+    failures, started, stopping = [], time.monotonic(), threading.Event()
     with progress(len(todo), "benchmark") as bar, ThreadPoolExecutor(jobs) as pool:
 
-        def run_one(run: Run, reached: str) -> tuple[Failure | None, float]:
-            begun = time.monotonic()
+        def run_one(run: Run) -> tuple[Failure | None, float]:
+            begun, reached = time.monotonic(), _await_others(run, stopping, bar.tell)
+            if reached == "done" or stopping.is_set():
+                return None, time.monotonic() - begun
             verb = "goes on" if reached == "interrupted" else "begins"
             bar.tell(f"{verb}: {run} [{run.log}]")
             return _run_one(run, reached, starter), time.monotonic() - begun
 
-        futures = {pool.submit(run_one, run, reached): run for run, reached in todo}
+        futures = {pool.submit(run_one, run): run for run in todo}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 run, (failure, seconds) = futures[future], future.result()
@@ -186,9 +191,19 @@ def execute(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             bar.tell("stopped: what runs saves first; the same command goes on")
+            stopping.set()
             starter.stop()
             raise
     return sorted(failures, key=lambda failure: runs.index(failure.run))
+
+
+def _await_others(run: Run, stopping: threading.Event, tell: Callable[[str], None]) -> str:
+    """Waits while another process has the run under way; returns its state."""
+    if is_held(run.workdir):
+        tell(f"waits: {run} is under way in another process")
+    while is_held(run.workdir) and not stopping.wait(WAIT_SECONDS):
+        pass
+    return state(run)
 
 
 def _run_one(run: Run, reached: str, starter: Starter) -> Failure | None:

@@ -59,6 +59,18 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
                     folder.rmdir()
 
 
+def is_held(workdir: pathlib.Path) -> bool:
+    """Whether a run on this machine has a workdir under way."""
+    try:
+        with (workdir / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no run was ever there, or the file system has no locks
+        return False
+    return False
+
+
 def _take(path: pathlib.Path) -> TextIO:
     """The open and locked file, with our name in it."""
     with contextlib.ExitStack() as opened:

@@ -14,6 +14,7 @@ import pytest
 from avdiff_jax.errors import UserError
 from avdiff_jax.results import jobs, tables
 from avdiff_jax.results.results_json import write_results
+from avdiff_jax.runtime import lock
 from tests.results.finished import FakeMain, outcome, small_grid
 
 # ml_collections loads configuration files by a method that Python deprecates.
@@ -210,6 +211,46 @@ def test_a_process_that_is_about_to_begin_as_others_are_stopped_ends_too(tmp_pat
     processes = jobs.Processes([sys.executable, "-c", "import time; time.sleep(5)"])
     processes.stop()
     assert processes.run([], tmp_path / "log") == -signal.SIGTERM
+
+
+def test_a_run_under_way_elsewhere_is_waited_for(tmp_path, monkeypatch):
+    """As a killed benchmark leaves one behind: when that ends, it is done."""
+    monkeypatch.setattr(jobs, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(Bar, "said", [])
+    grid = small_grid(tmp_path)
+    main, theirs, other = FakeMain(grid), grid[0], threading.Event()
+
+    def run_elsewhere():
+        with lock.held(theirs.workdir):
+            (theirs.workdir / "config.json").write_text(json.dumps(theirs.config))
+            other.set()
+            while not any(str(line).startswith("waits: ") for line in Bar.said):
+                time.sleep(0.01)
+            write_results(theirs.workdir, outcome(theirs.config, [(1.0, 2.0, 3.0)]))
+
+    thread = threading.Thread(target=run_elsewhere)
+    thread.start()
+    assert other.wait(20) and lock.is_held(theirs.workdir)
+    assert jobs.execute(grid, main, progress=Bar) == []
+    thread.join()
+    assert main.calls == [grid[1].arguments()] and not lock.is_held(theirs.workdir)
+    assert not lock.is_held(tmp_path / "nowhere")
+
+
+def test_a_stop_does_not_wait_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "WAIT_SECONDS", 60)
+    grid = small_grid(tmp_path, methods=["avdiff", "ncm"])
+
+    class Stopped(Bar):
+        def step(self, n, note):
+            raise KeyboardInterrupt
+
+    with lock.held(grid[0].workdir):
+        (grid[0].workdir / "config.json").write_text(json.dumps(grid[0].config))
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            jobs.execute(grid, FakeMain(grid), jobs=2, progress=Stopped)
+        assert time.monotonic() - begun < 30
 
 
 def test_what_was_cancelled_never_begins(tmp_path):
