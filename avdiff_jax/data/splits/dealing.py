@@ -6,7 +6,7 @@ so that a way is found wherever there is one.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -141,7 +141,7 @@ def _mend(
     classes that share groups with them; returns the sides and what each class still lacks, [C]."""
     short = _count_short(sides, clips, needs)
     if short.any():
-        of_short = (clips[:, short > 0] > 0).any(1)
+        of_short = np.asarray((clips[:, short > 0] > 0).any(1))
         for moving in (of_short, _reach(of_short, clips)):
             sides = _move_fewest(sides, clips, needs, moving)
             short = _count_short(sides, clips, needs)
@@ -153,7 +153,7 @@ def _mend(
 def _reach(groups: np.ndarray, clips: np.ndarray) -> np.ndarray:
     """Adds to `groups`, [G] of truth, those that share a class with one of them, directly or by way
     of others."""
-    reached = (clips[:, (clips[groups] > 0).any(0)] > 0).any(1)
+    reached = np.asarray((clips[:, (clips[groups] > 0).any(0)] > 0).any(1))
     return groups if reached.sum() == groups.sum() else _reach(reached, clips)
 
 
@@ -168,7 +168,7 @@ def _move_fewest(
     """
     free = np.flatnonzero(moving)
     rows, least = [], []
-    for i in np.flatnonzero((clips[free] > 0).any(0)):
+    for i in np.flatnonzero((clips[free] > 0).any(0)).tolist():
         for need in needs[i]:
             counts = np.isin(range(len(SIDES)), [SIDES.index(side) for side in need.sides])
             fixed = clips[~moving & counts[sides], i].sum()
@@ -183,12 +183,15 @@ def _move_fewest(
     weight = clips[free].sum(1) / (2 * clips[free].sum())
     stays = np.eye(len(SIDES))[sides[free]]
     moved = weight[:, None] * (1 - stays)
+    # Arrays where scipy's own types know numbers alone.
+    most: Any = np.repeat([1, np.inf], [n, m])
+    needed: Any = np.array(least)
     found = milp(
         np.concatenate([moved.ravel(), np.ones(m)]),
         integrality=np.repeat([1, 0], [n, m]),
-        bounds=Bounds(0, np.repeat([1, np.inf], [n, m])),
+        bounds=Bounds(0, most),
         constraints=[
-            LinearConstraint(enough, np.array(least), np.inf), LinearConstraint(one_side, 1, 1),
+            LinearConstraint(enough, needed, np.inf), LinearConstraint(one_side, 1, 1),
         ],
         options={"time_limit": SEARCH_SECONDS},
     )

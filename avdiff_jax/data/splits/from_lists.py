@@ -95,8 +95,8 @@ def _clip_list(stem: Path, spelling: dict[str, str], notes: list[str]) -> Clips:
     """
     text, table = stem.with_name(stem.name + ".txt"), stem.with_name(stem.name + ".csv")
     clips: Clips = {name: [] for name in _class_list(text, spelling)}
-    header, *rows = text_files.rows(table, "clip list") or [[]]
-    header = [column.casefold() for column in header]
+    rows = text_files.rows(table, "clip list")
+    header = [column.casefold() for column in (rows[0] if rows else [])]
     for column in ("filename", "label"):
         if header.count(column) != 1:
             raise UserError(
@@ -105,7 +105,7 @@ def _clip_list(stem: Path, spelling: dict[str, str], notes: list[str]) -> Clips:
             )
     clip_at, class_at = header.index("filename"), header.index("label")
     others: Counter[str] = Counter()
-    for row in rows:
+    for row in rows[1:]:
         if len(row) != len(header) or not row[clip_at]:
             raise UserError(
                 f"{table}, line {row.line}, has the row {[*row]} but needs {len(header)} fields "
