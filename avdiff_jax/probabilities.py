@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from avdiff_jax.metrics import Number, calibrated, check_scores
+from avdiff_jax.metrics import Number, blocks, calibrated, check_scores
 
 
 def compute_probabilities(
@@ -42,12 +42,17 @@ def fit_temperature(
     Args and raises: as `metrics.evaluate`.
     """
     scores, labels, is_base = check_scores(scores, labels, is_base)
-    shifted = calibrated(scores, is_base, gamma)
     weight = 1 / np.bincount(labels, minlength=is_base.size)[labels]
 
     def loss(log_temperature):
-        log_p = log_softmax(shifted / np.exp(log_temperature), axis=1)
-        return -weight @ log_p[np.arange(labels.size), labels]
+        total, first = 0.0, 0
+        for part in blocks(scores):
+            rows = slice(first, first + len(part))
+            shifted = calibrated(part, is_base, gamma) / np.exp(log_temperature)
+            log_p = log_softmax(shifted, axis=1)
+            total -= weight[rows] @ log_p[np.arange(len(part)), labels[rows]]
+            first = rows.stop
+        return total
 
     best: Any = minimize_scalar(loss, bounds=np.log([1e-3, 1e3]), method="bounded")
     return float(np.exp(best.x))

@@ -23,6 +23,13 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(temperature):
     np.testing.assert_allclose(found, temperature, rtol=0.15)
 
 
+def test_the_temperature_does_not_depend_on_the_parts_it_is_found_from(monkeypatch):
+    given = (*scored_clips(0.5, n=301), 0.4)
+    whole = fit_temperature(*given)
+    monkeypatch.setattr(metrics, "BLOCK", 7 * 5)
+    np.testing.assert_allclose(fit_temperature(*given), whole, rtol=1e-9)
+
+
 def test_a_class_counts_the_same_for_the_temperature_however_many_clips_it_has():
     scores, labels, is_base = scored_clips(1.0, n=60)
     often = np.concatenate([np.arange(60), *[np.flatnonzero(labels == 2)] * 9])
