@@ -185,7 +185,8 @@ DROPOUT = of(
     "nn/layers.py", "nn/test_dropout.py",
     ("x * (1 / (1 - rate)), 0.0)", "x, 0.0)", "test_dropout"),
     ("jnp.uint32(round(rate * 2**32))", "jnp.uint32(round(rate * 2**31))", "test_dropout"),
-    ("x = x ^ first\n", "", "test_dropout"),
+    ("x = x ^ first\n", "", "test_both_words_of_a_key_count"),
+    ("x = x ^ (x >> 15) ^ second", "x = x ^ (x >> 15)", "test_both_words_of_a_key_count"),
 )
 POOLING = of(
     "nn/layers.py", "nn/test_pooling.py",

@@ -52,6 +52,14 @@ def test_random_words_are_uniform_in_every_bit(key):
     assert abs(chi2 - 4095) < 5 * np.sqrt(2 * 4095)
 
 
+def test_both_words_of_a_key_count():
+    drawn = {
+        tuple(random_words(jax.random.wrap_key_data(jnp.array(pair, jnp.uint32)), (4,)).tolist())
+        for pair in ((0, 0), (1, 0), (0, 1))
+    }
+    assert len(drawn) == 3
+
+
 def test_dropout_is_independent_across_positions_keys_and_shapes(key):
     """Correlations of masks at all small distances, of neighbouring keys, of rows, are noise."""
     mask = kept(key, (512, 512))
