@@ -79,6 +79,9 @@ def find_unseen(
     Returns:
       where in `rows` the others are.
     """
+    if trained_on is None and not len(trained_ids):
+        note(f"the model does not say what it was trained on, so none of the {len(rows)} clips of "
+             f"{source.place} is left out")
     if trained_on is None:
         seen, related = np.isin(source.clip_ids[rows], trained_ids), np.zeros(len(rows), bool)
     else:

@@ -61,6 +61,9 @@ def test_what_a_clip_holds_decides_and_not_its_name():
     with pytest.warns(Note, match="1 of 6 clips"):
         unseen = find_unseen(None, np.array(["4", "9"]), source, np.arange(6))
     assert unseen.tolist() == [0, 1, 2, 3, 5]
+    with pytest.warns(Note, match="does not say what it was trained on, so none of the 6 clips"):
+        unseen = find_unseen(None, np.zeros(0, str), source, np.arange(6))
+    assert len(unseen) == 6
 
 
 def test_a_group_that_was_trained_on_is_left_out():
