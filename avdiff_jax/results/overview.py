@@ -26,13 +26,16 @@ class DrawOutcome(NamedTuple):
     reliability: Reliability
 
 
-def draw_overview(workdir: Path, control: Path | None = None) -> Path:
+def draw_overview(
+    workdir: Path, control: Path | None = None, numbers: Sequence[int] | None = None
+) -> Path:
     """Draws the picture of a finished run, plots/overview.png.
 
     Args:
       control: workdir of a finished run on the same test clips, that classes are compared with.
+      numbers: of the draws that were measured; 0, 1, ... if not given.
     """
-    results, draws = read_results(workdir), read_draws(workdir)
+    results, draws = read_results(workdir), read_draws(workdir, numbers)
     classes, name, of_control = draws[0].classes, "", None
     confusion = sum_confusions(draws)
     if control:
@@ -44,10 +47,10 @@ def draw_overview(workdir: Path, control: Path | None = None) -> Path:
     panels.draw_accuracies(axes[1, 0], class_accuracies(confusion), of_control, name, classes)
     panels.draw_reliability(axes[1, 1], [(draw.label, draw.reliability) for draw in draws])
     config, mean = results["config"], results["test"]["mean"]
-    numbers = ", ".join(f"{n} {mean[n]:.1f}" for n in ("B", "N", "HM", "FSL", "AUSUC"))
+    means = ", ".join(f"{n} {mean[n]:.1f}" for n in ("B", "N", "HM", "FSL", "AUSUC"))
     figure.suptitle(
-        f"{dataset(config)}, {config['shots']}-shot, {config['method']}: {numbers} "
-        f"(guessing: FSL {100 / classes.novel:.1f})", fontsize=12,
+        f"{dataset(config)}, {config['shots']}-shot, {config['method']}: {means} "
+        f"(guessing: FSL {100 / classes.novel:.1f})", fontsize=12, parse_math=False,
     )
     path = workdir / "plots" / "overview.png"
     render(figure, path)
@@ -64,19 +67,19 @@ def class_accuracies(confusion: np.ndarray) -> np.ndarray:
     return np.array([row.accuracy for row in metrics.class_table(confusion)])
 
 
-def read_draws(workdir: Path) -> list[DrawOutcome]:
-    """Reads the files of each draw of a finished run, one after the other."""
+def read_draws(workdir: Path, numbers: Sequence[int] | None = None) -> list[DrawOutcome]:
+    """Reads the files of each draw of a finished run, one after the other; `numbers` as of
+    `draw_overview`."""
     told = read_results(workdir)["test"]["draws"]
-    paths = sorted(workdir.glob("scores-draw*.npz"))
     return [
-        read_draw(path, draw["gamma"]) for path, draw in zip(paths, told, strict=True)
+        read_draw(workdir, number, draw["gamma"])
+        for number, draw in zip(numbers or range(len(told)), told, strict=True)
     ]
 
 
-def read_draw(path: Path, gamma: float) -> DrawOutcome:
-    """Reads scores-drawN.npz, and reliability-drawN.csv beside it."""
-    number = path.stem.removeprefix("scores-draw")
-    with np.load(path, allow_pickle=False) as file:
+def read_draw(workdir: Path, number: int, gamma: float) -> DrawOutcome:
+    """Reads scores-drawN.npz and reliability-drawN.csv."""
+    with np.load(workdir / f"scores-draw{number}.npz", allow_pickle=False) as file:
         classes = Classes([str(name) for name in file["classes"]], file["is_base"])
         scores, labels = file["scores"], file["labels"]
     data, count = (scores, labels, classes.is_base), len(classes.names)
@@ -86,7 +89,7 @@ def read_draw(path: Path, gamma: float) -> DrawOutcome:
     curve = DrawCurve(
         label, metrics.curve(*data), metrics.evaluate(*data, gamma), metrics.ausuc(*data)
     )
-    trust = read_reliability(path.with_name(f"reliability-draw{number}.csv"))
+    trust = read_reliability(workdir / f"reliability-draw{number}.csv")
     return DrawOutcome(label, classes, confusion, curve, trust)
 
 

@@ -69,7 +69,7 @@ def evaluate(
         data=describe_data(source, model.info, stages.describe_origin(split) if split else None),
     )
     write_results(folder, results)
-    draw_overview(folder)
+    draw_overview(folder, numbers=[*models])
     return results
 
 

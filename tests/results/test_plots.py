@@ -190,7 +190,7 @@ def test_a_long_name_keeps_start_and_end(axes):
     assert shown == ["b", "right arm swipe… left side"]
 
 
-def finish(workdir, seed=0, method="avdiff", right=3.0):
+def finish(workdir, seed=0, method="avdiff", right=3.0, config=()):
     """The files of a finished run that its overview is drawn from, of two draws."""
     rng, is_base, labels = np.random.default_rng(seed), np.arange(6) < 4, np.arange(60) % 6
     points, areas = [], []
@@ -206,7 +206,7 @@ def finish(workdir, seed=0, method="avdiff", right=3.0):
         points.append(metrics.evaluate(scores, labels, is_base, 0.5))
         areas.append(metrics.ausuc(scores, labels, is_base))
     draws = [{**p._asdict(), "AUSUC": area} for p, area in zip(points, areas, strict=True)]
-    config = {"dataset": "synthetic", "shots": 5, "method": method, "seed": 42}
+    config = {"dataset": "synthetic", "shots": 5, "method": method, "seed": 42, **dict(config)}
     write_results(workdir, results_json(
         test={**metrics.aggregate(points, areas), "draws": draws}, validation={}, chosen={},
         config=config, device="cpu", timing={}))
@@ -236,3 +236,16 @@ def test_overview_says_it_all(tmp_path, monkeypatch):
     assert seen["draw_confusion"][0][0].sum() == 120  # clips of both draws
     # |25 - 40| of 20 clips and |90 - 80| of 40
     assert f"Off by {(15 * 20 + 10 * 40) / 60:.1f} %" in seen["draw_reliability"][1]
+
+
+def test_overview_of_a_draw_beside_files_of_others(tmp_path, monkeypatch):
+    """As an evaluation of one draw leaves it in a folder that held three."""
+    seen = []
+    monkeypatch.setattr(panels, "draw_curve", lambda axes, draws, classes: seen.extend(draws))
+    run = finish(tmp_path / "a$b$", config={"dataset": "$a^{$", "shots": 5, "method": "ncm"})
+    results = read_results(run)
+    results["test"]["draws"] = results["test"]["draws"][1:]
+    write_results(run, results)
+    overview.draw_overview(run, numbers=[1])
+    assert [draw.label for draw in seen] == ["draw 1"]
+    assert seen[0].chosen.HM == pytest.approx(results["test"]["draws"][0]["HM"])
