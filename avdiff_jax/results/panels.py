@@ -197,7 +197,8 @@ def draw_accuracies(
             chance = 100 / (classes.base + classes.novel)
             text = f"{kind}: {of_kind.mean():.1f} % (guessing: {chance:.1f} %)"
         else:
-            text = f"{kind}: {of_kind.mean():+.1f} on average, {np.sum(of_kind < 0)} classes lose"
+            lose = f"{np.sum(of_kind < 0)} of {len(of_kind)} lose"
+            text = f"{kind}: {of_kind.mean():+.1f} on average, {lose}"
         axes.barh([0], [0], color=colour, label=text)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, **SMALL)
     label = "accuracy (%)" if control is None else f"points over {name}"
