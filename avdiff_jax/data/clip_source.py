@@ -158,7 +158,8 @@ def _list_clips(audio: Any, video: Any) -> tuple[Sequence, Sequence]:
     given = next((part for part in (audio, video) if part is not None), ())
     if isinstance(given, np.ndarray) and given.ndim <= 2 and given.dtype != object:
         return [audio], [video]
-    return tuple([None] * len(given) if part is None else part for part in (audio, video))
+    lacking = [None] * len(given)
+    return lacking if audio is None else audio, lacking if video is None else video
 
 
 def _tokens(values: Any) -> Any:
