@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from ml_collections import ConfigDict
 
@@ -26,16 +26,16 @@ from avdiff_jax.results.controls import Comparison, compare, harmonic_mean
 from avdiff_jax.results.overview import draw_overview
 from avdiff_jax.results.runs import Finished
 
-CONFIG = "configs/clips.py"
+CONFIG, FILE = "configs/clips.py", "fit.json"
 
 
 class Request(TypedDict):
-    """What was asked of a folder of a fit."""
+    """What was asked of a fit: with the first two its store was made, with the others its split."""
 
     clips: str  # their fingerprint
     settings: dict
-    classes: dict
-    seed: int
+    classes: NotRequired[dict]
+    seed: NotRequired[int]
 
 
 REQUEST = documents.Document(
@@ -108,58 +108,71 @@ def fit(
       Stopped: after a stop signal, once the state is saved.
     """
     folder, given = Path(out), Settings(**settings)
-    source = find_source(clips, classes, groups)
+    source, minutes = find_source(clips, classes, groups), Minutes()
     wishes = {"novel": novel, "base": base, "shots": shots, "by": by}
-    claim(folder, {
-        "schema": REQUEST.schema, "version": REQUEST.version, "clips": source.fingerprint(),
-        "settings": given._asdict(), "classes": wishes, "seed": seed,
-    })
-    minutes, started = {}, time.monotonic()
-
-    def note_minutes(part: str) -> None:
-        nonlocal started
-        minutes[part], started = (time.monotonic() - started) / 60, time.monotonic()
-
+    request = {"clips": source.fingerprint(), "settings": given._asdict(), "classes": wishes,
+               "seed": seed}
+    begun = read_request(folder, request)
     store_path, split_path = folder / f"{source.name}.h5", folder / "split.json"
-    if not store_path.exists():
+    if "clips" not in begun:
         print(f"features of {source.name}")
         print(source.write(store_path, given))
-    note_minutes("features")
+        write_request(folder, request, "clips", "settings")
+    minutes.note("features")
     split, notes = choose_split(open_store(store_path), **wishes, seed=seed)
-    if not split_path.exists():
+    if "classes" not in begun:
         split_file.write(split, split_path)
+        write_request(folder, request, *request)
         print("\n".join([split_file.report(split), *(f"note: {note}" for note in notes)]))
     runs = {}
     for name in dict.fromkeys([method, *CONTROLS]):
         config = configure(name, split["shots"], seed, store_path, split_path, overrides)
         print(f"\n{name}: {folder / name}")
         runs[name] = finish_run(config, folder / name)
-        note_minutes(name)
+        minutes.note(name)
     comparison = compare([*runs.values()], notes=[*describe_test(split), *notes])
     write_text(folder / "results.md", comparison.markdown())
     if method not in CONTROLS:
         control = max((runs[name] for name in CONTROLS), key=harmonic_mean)
         draw_overview(folder / method, control.workdir)
-    return Fit(folder, runs, comparison, split, notes, minutes)
+    return Fit(folder, runs, comparison, split, notes, minutes.parts)
 
 
-def claim(folder: Path, request: Mapping) -> None:
-    """Begins a fit in a folder, or takes up the same one.
+class Minutes:
+    """How long each part of a fit took."""
+
+    def __init__(self):
+        self.parts: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def note(self, part: str) -> None:
+        """A part has ended, and the next begins."""
+        now = time.monotonic()
+        self.parts[part], self._started = (now - self._started) / 60, now
+
+
+def read_request(folder: Path, request: Mapping) -> Mapping:
+    """What was asked of a fit in this folder, as far as that was done; nothing of a new one.
 
     Raises:
-      UserError: another one was begun there.
+      UserError: it was another request.
     """
-    path, wanted = folder / "fit.json", documents.plain(request)
-    if not path.exists():
-        documents.write(path, wanted)
-        return
-    begun = REQUEST.read(path)
-    for name in ("clips", "settings", "classes", "seed"):
-        if begun[name] != wanted[name]:
+    path, wanted = folder / FILE, documents.plain(request)
+    begun = REQUEST.read(path) if path.exists() else {}
+    for name in wanted:
+        if name in begun and begun[name] != wanted[name]:
             what = {"clips": "the clips are others now", "seed": "the seed is another now"}
             said = what.get(name) or differ(begun[name], wanted[name])
             raise UserError(f"{folder} holds a fit that was begun otherwise ({said}): choose "
                             f"another folder, or remove that one to begin anew")
+    return begun
+
+
+def write_request(folder: Path, request: Mapping, *names: str) -> None:
+    """Keeps the parts of a request that are done."""
+    done = {name: request[name] for name in names}
+    documents.write(folder / FILE, {
+        "schema": REQUEST.schema, "version": REQUEST.version, **done})
 
 
 def differ(begun: Mapping, wanted: Mapping) -> str:

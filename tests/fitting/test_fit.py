@@ -133,9 +133,18 @@ def test_another_configuration_is_refused(made):
 
 
 @pytest.mark.usefixtures("small_programs")
-def test_nothing_is_begun_where_classes_cannot_be_chosen(tmp_path):
+def test_what_was_refused_binds_nobody(tmp_path):
+    with pytest.raises(UserError, match="give those of audio"):
+        run_fit(tmp_path / "x", audio_seconds=None)
     with pytest.raises(UserError, match="shots is 9 but class 'fox' has 1 clip"):
         run_fit(tmp_path / "x", shots=9)
+    store = (tmp_path / "x" / "arrays.h5").stat()
+    with pytest.raises(UserError, match="the clips are others now"):
+        clips, classes = made_up()
+        fitting.fit(clips[1:], classes[1:], out=tmp_path / "x", audio_seconds=1.0,
+                    video_seconds=1.0)
+    assert run_fit(tmp_path / "x", shots=1).split["shots"] == 1
+    assert (tmp_path / "x" / "arrays.h5").stat().st_mtime_ns == store.st_mtime_ns
 
 
 def test_the_public_name():
