@@ -673,8 +673,6 @@ PICKLES = of(
     ("        if dotted not in self._known:\n            raise _Refused(dotted)\n",
      "        if dotted not in self._known:\n            return super().find_class(module, name)\n",
      "test_hostile_pickles_run_nothing"),
-    ('raise _Refused("setting the state of a global")', "pass",
-     "test_one_pickle_cannot_spoil_the_next"),
     ('order="F" if _text(order) == "F" else "C"', 'order="C"', "test_plain_data_comes_through"),
     ("if depth > 20:", "if depth > 2000:", "test_broken_pickles_are_one_sentence"),
 )
