@@ -118,6 +118,8 @@ def main(
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
     parser.add_argument("-k", metavar="WORD", default="", help="those with this word in their row")
     chosen = [m for m in table if parser.parse_args(words).k in f"{m} {' '.join(m.tests)}"]
+    if not chosen:
+        sys.exit("error: no row of the table has that word: give another one to -k")
     results_file = root / "runs" / "mutants.jsonl"
     results_file.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:

@@ -51,6 +51,11 @@ def test_a_text_that_is_not_there_once_is_refused(text, count, tree):
     assert not (tree / "runs" / "mutants.jsonl").exists()
 
 
+def test_a_word_that_no_row_has_is_refused(tree):
+    with pytest.raises(SystemExit, match="no row of the table has that word"):
+        run.main(["-k", "nothing"], [DIES], tree)
+
+
 def test_tests_that_fail_anyway_prove_nothing(tree):
     (tree / "avdiff_jax" / "sums.py").write_text("def add(a, b):\n    return a + b + 1\n")
     with pytest.raises(SystemExit, match="do not pass without any mutant"):
