@@ -582,7 +582,7 @@ STREAM = of(
 )
 GATE = of(
     "data/rates.py", "data/test_admission.py",
-    ("seconds is None or math.isclose", "seconds is not None and math.isclose", "test_rates"),
+    ("TOLERANCE = 1e-3", "TOLERANCE = 1e-5", "test_rates"),
     ("len(values) * seconds / wanted - TOLERANCE", "len(values) * wanted / seconds - TOLERANCE",
      "test_resampling_by_hand"),
     ("(edges - before)[:, None] * here", "0 * here", "test_resampling_by_hand"),
@@ -620,7 +620,7 @@ LATENTS = of(
 WEIGHTS = of(
     "inference/pytorch_weights.py", "inference/test_pytorch_weights.py",
     ("if array.ndim == 3 else array).T", "if array.ndim == 3 else array)",
-     "test_weights_that_do_not_fit"),
+     "test_converted_written_read_and_scored"),
     ('(("query", "to_q"), ("key", "to_k"),', '(("query", "to_k"), ("key", "to_q"),',
      "test_converted_written_read_and_scored"),
     ('f"{theirs}.fc.{norm}.running_mean"', 'f"{theirs}.fc.{norm}.running_var"',

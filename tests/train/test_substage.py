@@ -248,6 +248,8 @@ def test_not_finite_names_the_place():
     for part in ("b is nan", "stage2-substage2-draw1", "epoch 7", "step 102"):
         assert part in str(caught.value)
     check_finite({"a": good}, Phase(1, 1), 0, 0)
+    with pytest.raises(UserError, match=r"a is inf in .* step 4:"):
+        check_finite({"a": bad}, Phase(1, 1), 0, 0)
 
 
 @pytest.mark.parametrize("rate", [1e30])
