@@ -208,7 +208,7 @@ class Feed:
             plan = jax.tree.map(lambda x: x[i], bucket.plan)
             return bucket.rows[i], self.inputs(plan, bucket.lengths), bucket.lengths
 
-        return prefetched(made, jobs)
+        return prefetch(made, jobs)
 
     def batch(self, data, inputs, lengths: Lengths) -> Batch:
         """The batch of `inputs` [B]; runs inside jit."""
@@ -218,7 +218,7 @@ class Feed:
         return framed(filled, plan, self.seconds)
 
 
-def prefetched(make: Callable, items: Iterable) -> Generator:
+def prefetch(make: Callable, items: Iterable) -> Generator:
     """Yields make(item) for each item, in order; threads make the next `AHEAD` meanwhile."""
     with ThreadPoolExecutor(AHEAD) as pool:
         waiting = collections.deque()

@@ -51,7 +51,7 @@ def inspect_path(path: Path, shots: int | None = None) -> Inspection:
         return _arrays(path)
     if path.suffix == ".json":
         return _split(path)
-    with text_files.opened(path) as file:
+    with text_files.open_file(path) as file:
         is_store = path.suffix == ".h5" or file.read(4) == b"\x89HDF"
     if not is_store:
         raise UserError(f"{path} is none of a store (.h5), a split (.json), arrays (.npz) and a "
@@ -132,7 +132,7 @@ def class_names(path: str) -> list[str]:
     if path.endswith(".json"):
         kinds = split_file.load(path)["classes"]
         return sorted([*kinds["base1"], *kinds["novel1"], *kinds["novel2"]])
-    with text_files.opened(path, "class list") as file:
+    with text_files.open_file(path, "class list") as file:
         is_store = file.read(4) == b"\x89HDF"
     if is_store:
         return list(open_store(path).class_names)

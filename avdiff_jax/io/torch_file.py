@@ -56,7 +56,7 @@ def read_state(path: FilePath) -> dict[str, np.ndarray]:
         or contradicts itself.
     """
     path = os.fspath(path)
-    with text_files.opened(path, "weight file") as file:
+    with text_files.open_file(path, "weight file") as file:
         try:
             read = _read_archive if zipfile.is_zipfile(file) else _read_sequence
             content, storages = read(file, path)

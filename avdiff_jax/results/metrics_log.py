@@ -22,7 +22,7 @@ import numpy as np
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.documents import mismatch, plain
 from avdiff_jax.io.files import write_text
-from avdiff_jax.io.text_files import opened
+from avdiff_jax.io.text_files import open_file
 from avdiff_jax.results.plots import save_png
 from avdiff_jax.results.tensorboard import EventFile
 
@@ -271,7 +271,7 @@ def _read_lines(path: Path) -> list[dict]:
     """Every whole line; only the last may be damaged, by a process that died while writing it."""
     if not path.exists():
         return []
-    with opened(path) as file:
+    with open_file(path) as file:
         texts = file.read().decode("utf-8", "replace").splitlines(keepends=True)
     lines = []
     for number, text in enumerate(texts, 1):

@@ -52,7 +52,7 @@ def start(coordinator: str, processes: int, process: int) -> None:
         Progress.shown = False
 
 
-def agreed(*numbers: int) -> tuple[int, ...]:
+def agree(*numbers: int) -> tuple[int, ...]:
     """The largest of each number over all processes, the same in each of them."""
     if jax.process_count() == 1:
         return numbers
@@ -73,7 +73,7 @@ def in_turn(work: Callable[[], Any]) -> Any:
             result = work()
         except BaseException as error:  # told to the others before it goes on
             failure = error
-    (failed,) = agreed(int(failure is not None))
+    (failed,) = agree(int(failure is not None))
     if failure:
         raise failure
     if failed:

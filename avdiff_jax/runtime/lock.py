@@ -26,7 +26,7 @@ WATCH_SECONDS = 20.0  # without one, a holder on another machine counts as dead
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path) -> Iterator[None]:
+def hold_lock(workdir: pathlib.Path) -> Iterator[None]:
     """Makes a workdir and holds it; one that the block leaves empty is unmade. On several hosts
     process 0 holds it.
 

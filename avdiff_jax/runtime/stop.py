@@ -21,15 +21,15 @@ class Stop:
     def __init__(self):
         self.signal: int | None = None
 
-    def agreed(self, due: bool = False) -> bool:
+    def agree(self, due: bool = False) -> bool:
         """Whether any process of the run has a signal, or says `due`; the same in each of them."""
-        number, asked = hosts.agreed(self.signal or 0, int(due))
+        number, asked = hosts.agree(self.signal or 0, int(due))
         self.signal = number or None
         return bool(number or asked)
 
     def check(self) -> None:
         """Raises `Stopped` after a signal to any process of the run."""
-        self.agreed()
+        self.agree()
         if self.signal is not None:
             raise Stopped(self.signal)
 

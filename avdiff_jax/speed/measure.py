@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from avdiff_jax.data.feed import AHEAD, fill, prefetched
+from avdiff_jax.data.feed import AHEAD, fill, prefetch
 from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.windows import ROLES, Lengths, Plan, training_plan
 from avdiff_jax.methods.method import Vars
@@ -132,7 +132,7 @@ def streaming(
 
     # On a GPU so many that what is read while the large product runs hardly counts.
     calls = 5 * AHEAD if devices.on_gpu() else 1
-    inputs = prefetched(
+    inputs = prefetch(
         lambda seed: {ROLES[0]: feed.inputs(plan(seed), context.lengths)},
         range(calls * (SAMPLES + 2)),
     )

@@ -16,7 +16,13 @@ from flax import struct
 from jax.sharding import Mesh
 
 from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.windows import Lengths, Limits, drawn, evaluation_buckets, largest_divisor
+from avdiff_jax.data.windows import (
+    Lengths,
+    Limits,
+    draw_examples,
+    evaluation_buckets,
+    largest_divisor,
+)
 from avdiff_jax.methods.method import Vars, abstract_batch
 from avdiff_jax.runtime import devices
 from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members
@@ -61,7 +67,7 @@ class FeatureCache:
         self, members: Members, lengths: Lengths, batch: int, steps: int, seed: list[int]
     ) -> Rows:
         """Draws the same clips as `training_plan`, and the window nearest to where it would lie."""
-        clips, labels, position = drawn(members, batch, steps, seed)
+        clips, labels, position = draw_examples(members, batch, steps, seed)
         row = self.first[clips] + np.floor(position * self.windows[clips]).astype(np.int64)
         return Rows(row.astype(np.int32), labels.astype(np.int32))
 

@@ -23,7 +23,7 @@ from avdiff_jax.methods.method import Method, Vars
 from avdiff_jax.methods.without_text import settle_text
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices, hosts
-from avdiff_jax.runtime.lock import held
+from avdiff_jax.runtime.lock import hold_lock
 from avdiff_jax.runtime.progress import announce
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train.ahead import compile_meanwhile
@@ -37,7 +37,7 @@ from avdiff_jax.train.stage import prepare_state, run_stage1, run_stage2
 from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.train.workdir import (
     PhaseCheckpoints,
-    claimed,
+    claim_workdir,
     count_committed_epochs,
     open_checkpoints,
     read_record,
@@ -72,7 +72,7 @@ def run(
     method, mesh = check_config(config)
     resume = resume or what in ("stage2", "evaluate")
     with (
-        Stop().listening() as stop, writable(workdir), held(workdir),
+        Stop().listening() as stop, writable(workdir), hold_lock(workdir),
         hosts.own_folder(workdir) as folder,
     ):
         store, stages = claim_and_open(config, workdir, resume)
@@ -128,7 +128,7 @@ def claim_and_open(
     Where it fails nothing is left in a new workdir."""
 
     def begin():
-        with claimed(workdir, config, resume or jax.process_index() > 0):
+        with claim_workdir(workdir, config, resume or jax.process_index() > 0):
             store, split = hold_data(config, workdir)
             return store, {n: choose_stage(config, split, store, n) for n in (1, 2)}
 
@@ -141,8 +141,8 @@ def choose_stage(config: ConfigDict, split: Split, store: Store, number: int) ->
     if not config.data.shuffle_labels:
         return stage
     return stage._replace(
-        base=stage_sets.shuffled(stage.base, config.seed),
-        novel=tuple(stage_sets.shuffled(members, config.seed) for members in stage.novel),
+        base=stage_sets.shuffle_labels(stage.base, config.seed),
+        novel=tuple(stage_sets.shuffle_labels(members, config.seed) for members in stage.novel),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from avdiff_jax.data.feed import prefetched
+from avdiff_jax.data.feed import prefetch
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.results.metrics_log import Writer
@@ -187,7 +187,7 @@ class SubstageRun:
         def make_inputs(place):
             return setting.place_inputs(plans(place.epoch), place.first, steps)
 
-        yield from zip(places, prefetched(make_inputs, places), strict=True)
+        yield from zip(places, prefetch(make_inputs, places), strict=True)
 
     def send(self, place: Place, inputs: dict[str, Any]) -> Dispatch:
         """Sends a dispatch, and does not wait for it."""
@@ -283,7 +283,7 @@ class SubstageRun:
 
     def is_due(self, seconds: float) -> bool:
         """Whether a stop signal came or the last save is so many seconds ago, in any process."""
-        return self.services.stop.agreed(time.monotonic() - self.saved_at > seconds)
+        return self.services.stop.agree(time.monotonic() - self.saved_at > seconds)
 
     def save(self, state: TrainState) -> None:
         """Saves a copy of the state, to which the record belongs, by the number of steps so far."""

@@ -88,7 +88,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def claimed(workdir: pathlib.Path, config: ConfigDict, resume: bool) -> Iterator[None]:
+def claim_workdir(workdir: pathlib.Path, config: ConfigDict, resume: bool) -> Iterator[None]:
     """`claim`, and if the block fails, nothing is left of what a new claim and the block wrote."""
     before = set(workdir.iterdir())
     new = not (workdir / "config.json").exists()

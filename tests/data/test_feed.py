@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avdiff_jax.data import feed
-from avdiff_jax.data.feed import AHEAD, Feed, Resident, fill, framed, gather, prefetched
+from avdiff_jax.data.feed import AHEAD, Feed, Resident, fill, framed, gather, prefetch
 from avdiff_jax.data.store import open_store
 from avdiff_jax.data.windows import Lengths, Limits, windows
 from avdiff_jax.errors import UserError
@@ -77,7 +77,7 @@ def test_streamed_dispatches_fit_their_memory(monkeypatch):
 def test_prefetched_runs_no_further_ahead_than_it_says():
     """What waits is memory; and nothing is made for a consumer that has left."""
     begun = []
-    stream = prefetched(lambda x: begun.append(x) or x, range(20))
+    stream = prefetch(lambda x: begun.append(x) or x, range(20))
     for taken in range(5):
         assert next(stream) == taken
         assert len(begun) <= taken + 1 + AHEAD
@@ -106,7 +106,7 @@ def test_filling_does_not_depend_on_the_number_of_readers(threads, monkeypatch):
 
 
 def test_prefetched_keeps_order_and_passes_errors_on():
-    assert list(prefetched(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
-    assert list(prefetched(lambda x: x, [])) == []
+    assert list(prefetch(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
+    assert list(prefetch(lambda x: x, [])) == []
     with pytest.raises(ZeroDivisionError):
-        list(prefetched(lambda x: 1 / x, [1, 0]))
+        list(prefetch(lambda x: 1 / x, [1, 0]))

@@ -221,7 +221,7 @@ def test_a_run_under_way_elsewhere_is_waited_for(tmp_path, monkeypatch):
     main, theirs, other = FakeMain(grid), grid[0], threading.Event()
 
     def run_elsewhere():
-        with lock.held(theirs.workdir):
+        with lock.hold_lock(theirs.workdir):
             (theirs.workdir / "config.json").write_text(json.dumps(theirs.config))
             other.set()
             while not any(str(line).startswith("waits: ") for line in Bar.said):
@@ -245,7 +245,7 @@ def test_a_stop_does_not_wait_for_others(tmp_path, monkeypatch):
         def step(self, n, note):
             raise KeyboardInterrupt
 
-    with lock.held(grid[0].workdir):
+    with lock.hold_lock(grid[0].workdir):
         (grid[0].workdir / "config.json").write_text(json.dumps(grid[0].config))
         begun = time.monotonic()
         with pytest.raises(KeyboardInterrupt):

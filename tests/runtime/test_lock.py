@@ -10,7 +10,7 @@ import pytest
 
 from avdiff_jax.errors import UserError
 from avdiff_jax.runtime import lock
-from avdiff_jax.runtime.lock import held
+from avdiff_jax.runtime.lock import hold_lock
 from avdiff_jax.train import protocol
 from tests import tiny
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("small_programs")
 
 HOLDER = """
 import pathlib, sys, time
-from avdiff_jax.runtime.lock import held
-with held(pathlib.Path(sys.argv[1])):
+from avdiff_jax.runtime.lock import hold_lock
+with hold_lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -32,7 +32,7 @@ def quick(monkeypatch):
 
 
 def test_a_second_run_is_refused_and_changes_nothing(tmp_path):
-    with held(tmp_path / "w"):
+    with hold_lock(tmp_path / "w"):
         before = (tmp_path / "w" / ".lock").read_text()
         with pytest.raises(UserError) as caught:
             protocol.run(tiny.config("method=ncm"), tmp_path / "w")
@@ -50,25 +50,26 @@ def test_a_lock_ends_with_its_process(tmp_path, monkeypatch):
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match=f"in use by process {process.pid} "), held(tmp_path):
+        sentence = f"in use by process {process.pid} "
+        with pytest.raises(UserError, match=sentence), hold_lock(tmp_path):
             pass
         process.kill()
     assert (tmp_path / ".lock").read_text()  # it had no time to tidy up
-    with held(tmp_path):
+    with hold_lock(tmp_path):
         (tmp_path / "config.json").touch()
     assert (tmp_path / ".lock").read_text() == ""
 
 
 def test_a_folder_without_a_run_keeps_no_lock(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with held(tmp_path):
+    with hold_lock(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_dead_holder_on_another_machine_is_watched_and_then_replaced(tmp_path, quick, capsys):
     (tmp_path / ".lock").write_text("elsewhere 7\n")
-    with held(tmp_path):
+    with hold_lock(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}\n"
     assert "last held by process 7 on elsewhere" in capsys.readouterr().err
 
@@ -84,7 +85,7 @@ def test_a_living_holder_on_another_machine_is_seen(tmp_path, quick, monkeypatch
     (tmp_path / ".lock").write_text("elsewhere 7\n")
     beating = threading.Thread(target=_beat, args=(tmp_path / ".lock",))
     beating.start()
-    with pytest.raises(UserError, match="in use by process 7 on elsewhere"), held(tmp_path):
+    with pytest.raises(UserError, match="in use by process 7 on elsewhere"), hold_lock(tmp_path):
         pass
     beating.join()
     assert (tmp_path / ".lock").read_text() == "elsewhere 7\n"
@@ -97,5 +98,5 @@ def _beat(path):
 
 def test_only_process_0_of_several_hosts_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.jax, "process_index", lambda: 1)
-    with held(tmp_path / "w"):
+    with hold_lock(tmp_path / "w"):
         assert not (tmp_path / "w").exists()

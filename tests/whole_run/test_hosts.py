@@ -71,7 +71,7 @@ def test_numbers_that_contradict(coordinator, processes, process):
 
 
 def test_alone_nothing_is_asked():
-    assert hosts.agreed(3, 0) == (3, 0)
+    assert hosts.agree(3, 0) == (3, 0)
     assert hosts.in_turn(lambda: 7) == 7
     with hosts.own_folder(Path("w")) as folder:
         assert folder == Path("w")

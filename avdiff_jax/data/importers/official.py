@@ -253,7 +253,7 @@ def _mebibytes(path: FilePath):
 
 def _read_class(path: FilePath):
     """{clip id: [T, D] features} of one class file, in the order of the file."""
-    with text_files.opened(path) as file:
+    with text_files.open_file(path) as file:
         content = read_pickle(file, path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} where a dict with features and "

@@ -65,7 +65,7 @@ def read_text(
 
 
 def _text_of_npy(path: str) -> Iterable[tuple]:
-    with text_files.opened(path, "text file") as file:
+    with text_files.open_file(path, "text file") as file:
         shape, _, dtype = npy_header(file, path)
         if not dtype.hasobject:
             raise UserError(f"text file {path} is an array of shape {shape} without names: save a "

@@ -144,7 +144,7 @@ def _start(word: bytes) -> bytes:
 
 def _lines(path: FilePath, progress: Progress | None = None) -> Iterator[tuple[int, bytes, bytes]]:
     """(line number, word, its numbers) of every word without spaces; each line is checked."""
-    with text_files.opened(path, "word vectors") as file:
+    with text_files.open_file(path, "word vectors") as file:
         if re.search(rb"[\x00-\x08\x0e-\x1f]", file.read(1 << 12)):
             raise UserError(f"word vectors {path} are binary or packed, not text: unpack them, or "
                             f"save word2vec's .bin in its text format")

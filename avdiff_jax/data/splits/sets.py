@@ -66,7 +66,7 @@ def parts(sets: Mapping) -> list[Part]:
     return [Part(key, key, None, sets[key]) for key in SINGLE] + drawn
 
 
-def ordered(clips: Mapping[str, Iterable[str]]) -> Clips:
+def sort_clips(clips: Mapping[str, Iterable[str]]) -> Clips:
     """Sorted, without classes that have no clip."""
     return {str(name): ids for name in sorted(clips) if (ids := sorted(map(str, clips[name])))}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from avdiff_jax.data.splits.audit import audit
-from avdiff_jax.data.splits.sets import DRAWN, HOLDS, KINDS, STAGE_1, Clips, count, ordered
+from avdiff_jax.data.splits.sets import DRAWN, HOLDS, KINDS, STAGE_1, Clips, count, sort_clips
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import documents
 
@@ -94,7 +94,7 @@ def finish(
         "by": by,
         "classes": {kind: sorted(map(str, classes[kind])) for kind in KINDS},
         "sets": {
-            key: [ordered(draw) for draw in sets[key]] if key in DRAWN else ordered(sets[key])
+            key: [sort_clips(draw) for draw in sets[key]] if key in DRAWN else sort_clips(sets[key])
             for key in HOLDS
         },
     }

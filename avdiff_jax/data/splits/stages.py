@@ -109,7 +109,7 @@ def concat_members(*members: Members) -> Members:
     return Members(*(np.concatenate(parts) for parts in zip(*members, strict=True)))
 
 
-def shuffled(members: Members, seed: int) -> Members:
+def shuffle_labels(members: Members, seed: int) -> Members:
     """The same clips with their labels permuted: a control that can learn nothing.
 
     Every class keeps its number of clips.

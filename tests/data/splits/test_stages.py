@@ -104,10 +104,10 @@ def test_a_store_that_lacks_clips_is_refused():
 
 def test_shuffled_labels_are_a_permutation():
     members = stages.stage(good_split(), make_store(by_subject()), 1).base
-    control = stages.shuffled(members, 0)
+    control = stages.shuffle_labels(members, 0)
     np.testing.assert_array_equal(control.clips, members.clips)
     assert control.labels.dtype == np.int32
     assert Counter(control.labels.tolist()) == Counter(members.labels.tolist())
     assert np.mean(control.labels == members.labels) < 0.5  # 4 classes: 1 in 4 by chance
-    np.testing.assert_array_equal(stages.shuffled(members, 0).labels, control.labels)
-    assert (stages.shuffled(members, 1).labels != control.labels).any()
+    np.testing.assert_array_equal(stages.shuffle_labels(members, 0).labels, control.labels)
+    assert (stages.shuffle_labels(members, 1).labels != control.labels).any()
