@@ -1,4 +1,7 @@
-"""What a step costs on this machine: python launch/speed.py --config=configs/ucf.py:5shot
+"""What a step costs on this machine, or making features of clips.
+
+    python launch/speed.py --config=configs/ucf.py:5shot
+    python launch/speed.py --clips FOLDER
 
 Features are random, of the benchmark's sizes, so no file is needed.
 
@@ -9,11 +12,14 @@ Where the card is known, its data sheet's figure is a second measure. Start s is
 tracing, compilation, one dispatch. Streaming is substage 1 where the clips are read from the file
 meanwhile; the loader's line is that reading alone, and its share is its part of a step of
 substage 1 if nothing hid it.
+
+With --clips the video files in FOLDER or a CSV are decoded and encoded, and nothing is kept.
 """
 
 import pathlib
 import sys
 import time
+from argparse import Namespace
 
 BEGUN = time.perf_counter()
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -23,8 +29,12 @@ from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.extract import encoders, recipes
+from avdiff_jax.extract.collection import open_collection
+from avdiff_jax.extract.pipeline import Encoders
+from avdiff_jax.results import text_table
 from avdiff_jax.runtime import devices
-from avdiff_jax.speed import clips, measure, report, trace
+from avdiff_jax.speed import clips, extraction, measure, report, trace
 from avdiff_jax.speed.product import large_product
 
 IMPORT_SECONDS = time.perf_counter() - BEGUN
@@ -33,7 +43,11 @@ IMPORT_SECONDS = time.perf_counter() - BEGUN
 def parser() -> Parser:
     """The flags."""
     p = Parser(__doc__)
-    p.add_config()
+    p.add_config(required=False)
+    p.add_argument("--clips", metavar="FOLDER|CSV", help="video files: times launch/extract.py")
+    for modality, name in encoders.DEFAULTS.items():
+        p.add_argument(f"--{modality}", default=name, metavar="ENCODER",
+                       help="that needs no file of weights, for --clips")
     p.add_output("OUT.json", "also write the numbers", flag="--json", required=False)
     p.add_argument("--compare", metavar="OLD.json",
                    help="print ratios to an earlier run (above 1: faster now)")
@@ -50,6 +64,12 @@ def parser() -> Parser:
 def main(argv=None):
     """Measures, prints, writes."""
     args, overrides = parser().parse_with_overrides(sys.argv[1:] if argv is None else argv)
+    if bool(args.config) == bool(args.clips):
+        raise UserError("name a configuration with --config, or video files with --clips: one of "
+                        "them")
+    if args.clips:
+        print(time_extraction(args))
+        return
     config = configuration.resolve(args.config, overrides)
     check_values(config)
     devices.configure(config.device.deterministic)
@@ -77,6 +97,17 @@ def main(argv=None):
             print(f"\n{name}: {trace.table(trace.read(pathlib.Path(args.trace) / name))}")
     if target:
         report.write(target, fixed, ragged, growth)
+
+
+def time_extraction(args: Namespace) -> str:
+    """The table of decoding and encoding the clips that the flags name."""
+    collection, plain = open_collection(args.clips), recipes.find("plain")
+    devices.configure()
+    chosen = Encoders(*(
+        encoders.make(getattr(args, modality), modality, plain) for modality in encoders.DEFAULTS
+    ))
+    timings = list(extraction.measure_extraction(collection.clips, chosen))
+    return text_table.plain(extraction.tabulate_extraction(timings, devices.describe()))
 
 
 if __name__ == "__main__":

@@ -64,9 +64,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--accept-values", action="store_true",
                           help="take values that lie far from those that the model was trained on")
 
-    def add_config(self):
+    def add_config(self, required: bool = True) -> None:
         """The flag that names a configuration, as `configuration.resolve` takes it."""
-        self.add_argument("--config", required=True, metavar="FILE.py:WORDS",
+        self.add_argument("--config", required=required, metavar="FILE.py:WORDS",
                           help="such as configs/synthetic.py:5shot; --config.x.y=v changes a field")
 
     def add_output(

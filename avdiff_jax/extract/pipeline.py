@@ -52,10 +52,14 @@ class Meter:
     encoded: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def limit(self) -> str:
+        """What the other one waits for: "decoding" or "encoding"."""
+        return "decoding" if self.waited > self.encoded else "encoding"
+
     def __str__(self):
         times = self.seconds / max(time.monotonic() - self.started, 1e-9)
-        limit = "decoding" if self.waited > self.encoded else "encoding"
-        return f"{times:.1f} x real time, {limit} is the limit"
+        return f"{times:.1f} x real time, {self.limit} is the limit"
 
 
 class Token(NamedTuple):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests import ROOT
 from tests.mutants import run
 from tests.mutants.table import MUTANTS, Mutant
 
@@ -73,3 +74,9 @@ def test_tests_that_cannot_be_run_are_no_death(tree):
 def test_each_row_of_the_table_is_another_change():
     assert len({mutant[:3] for mutant in MUTANTS}) == len(MUTANTS)
     assert all(mutant.text != mutant.replacement and mutant.tests for mutant in MUTANTS)
+
+
+def test_the_table_follows_the_code():
+    assert run.find_misplaced(MUTANTS, ROOT) == []
+    files = {test.partition("::")[0] for mutant in MUTANTS for test in mutant.tests}
+    assert [file for file in files if not (ROOT / file).exists()] == []
