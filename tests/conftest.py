@@ -103,6 +103,16 @@ def shared() -> Path:
     pytest.skip(f"no reference material: neither ../shared nor shared in {ROOT.name} exists")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Linux gives a process 65,530 mappings of memory, and every compiled program takes a few: jax
+    crashes when they run out, so all programs are forgotten before."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def optimised():
     """For tests that compute much, or whose numbers are to be those of a user's programs."""

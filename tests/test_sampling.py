@@ -7,9 +7,6 @@ import pytest
 
 from avdiff_jax import diffusion, sampling
 
-# Its unrolled programs are large: jax crashed once as it kept one that was not optimised.
-pytestmark = pytest.mark.usefixtures("optimised")
-
 CLIPS, WIDTH, HIDDEN, CONDITION, STEPS = 5, 6, 16, 7, 45
 
 
