@@ -45,8 +45,6 @@ for i, words in enumerate(json.load(open(sys.argv[2]))):
 
 # What every command refuses that runs a configuration.
 PARSED = [
-    ([], "are required: --config"),
-    (["--config.seed=3"], "are required: --config"),
     (["--config=configs/none.py"], "configs/none.py names no file"),
     (["--config=README.md"], "README.md names no file that ends in .py"),
     (["--config=configs/synthetic.py:5shots"], "unknown config word '5shots'"),
@@ -69,6 +67,8 @@ PARSED = [
 ]
 REFUSED = {
     MAIN: [
+        ([], "are required: --config"),
+        (["--config.seed=3"], "are required: --config"),
         ([CONFIG, "--run=some"], "argument --run: invalid choice: 'some'"),
         ([CONFIG, "--resume"], "holds no run to go on with"),
         ([CONFIG, "--run=evaluate"], "holds no run to go on with"),
@@ -85,6 +85,10 @@ REFUSED = {
         ([CONFIG, "--config.data.store=STORE", "--config.data.split=STORE"], ""),
     ],
     SPEED: [
+        ([], "name a configuration with --config, or video files with --clips"),
+        (["--config.seed=3"], "name a configuration with --config, or video files with --clips"),
+        ([CONFIG, "--clips=STORE"], "name a configuration with --config, or video files"),
+        (["--clips=none"], "none"),
         ([CONFIG, "--compare=none.json"], "--compare=none.json cannot be read"),
         ([CONFIG, "--compare=STORE"], "cannot be read"),
         ([CONFIG, "--compare=/dev/zero"], "is a pipe or a device"),

@@ -81,7 +81,10 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
         assert checkpoints.restore(1, {"x": jax.numpy.zeros(3)})["x"].sum() == 3
 
 
-@pytest.mark.parametrize("file", ["metrics.jsonl", "config.json", "stage1.json"])
+@pytest.mark.parametrize("file", [
+    "config.json", *(pytest.param(file, marks=pytest.mark.slow)
+                     for file in ("metrics.jsonl", "stage1.json")),
+])
 def test_a_file_that_cannot_be_written(file, tmp_path, monkeypatch):
     """Whatever file it is, it is the workdir that the sentence names."""
     opened = protocol.pathlib.Path.open

@@ -115,6 +115,7 @@ def test_selection_on_fused_features_equals_scoring(tmp_path, monkeypatch):
             np.testing.assert_allclose(measured[name], value, atol=1e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_whole_run_can_be_evaluated_again(tmp_path):
     c = tiny.config(**EVAL)
     results, states = tiny.finish(c, tmp_path / "w")

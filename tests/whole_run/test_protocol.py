@@ -102,6 +102,7 @@ def test_lines_never_fall_and_the_test_comes_last(finished):
     assert len(test) == 3 and min(test) > max(i for i, line in enumerate(lines) if "epoch" in line)
 
 
+@pytest.mark.slow
 def test_parts_equal_the_whole(finished, tmp_path):
     workdir, results, states, _ = finished
     c = tiny.config()
@@ -244,6 +245,7 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
     assert (tmp_path / "file").read_text() == "here"
 
 
+@pytest.mark.slow
 def test_ncm_and_shuffled_labels(tmp_path, monkeypatch):
     """A method without training runs the same protocol; shuffled labels teach it nothing."""
     bars = []
