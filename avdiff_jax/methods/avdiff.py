@@ -160,7 +160,7 @@ def loss(
         total = total + metrics["noise_loss"]
     if config.generator != "none" and role == "novel":
         c_hat = generate(info, variables, batch.label, k_sample, True, draws)
-        if not config.diffusion.sampler_gradient:
+        if config.generator == "diffusion" and not config.diffusion.sampler_gradient:
             c_hat = jax.lax.stop_gradient(c_hat)
         logits = classify(info, variables, c_hat)
         metrics["ce_synthetic"] = cross_entropy(logits, batch.label).mean()
