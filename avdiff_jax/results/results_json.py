@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import jax
-
 import avdiff_jax
 from avdiff_jax.cli.choices import OF_WORD, fields
 from avdiff_jax.cli.configuration import differences, find_usual
@@ -138,8 +136,7 @@ def write_results(workdir: str | Path, results: Mapping) -> Path:
       ValueError: a number that is not finite, named by its place.
     """
     path = Path(workdir) / "results.json"
-    if jax.process_index() == 0:
-        documents.write(path, results)
+    documents.write(path, results)
     return path
 
 

@@ -79,7 +79,9 @@ def test_a_run_without_text(silent, tmp_path, capsys):
     model = load(tmp_path / "run")
     assert model.info.text.shape == (12, 0)
     rng = np.random.default_rng(0)
-    audio, video = ([rng.random((4, dim)) for _ in range(3)] for dim in (8, 12))
+    audio, video = (
+        [top * rng.random((4, dim)) for _ in range(3)] for top, dim in ((255, 8), (3, 12))
+    )
     bigger = add_classes(model, audio, video, ["new"] * 3, {"new": np.ones(256, np.float32)})
     assert bigger.info.text.shape == (13, 0) and bigger.info.classes[-1] == "new"
     condition = bigger.vars.buffers["condition"]

@@ -360,7 +360,7 @@ def _read_npz(folder):
 
 
 def _check_clips(clips, source):
-    assert source.class_text.shape[0] == len(source.class_names)
+    assert len(source.text.vectors) == len(source.class_names)
     count = 0
     for clip in clips:
         count += 1
@@ -496,7 +496,7 @@ def _read_results(folder):
     found = results_json.read_results(folder)
     assert run_table.markdown(found)
     for members in runs.group(runs.find([folder])).values():
-        assert runs.summary(members).seeds == 1
+        assert runs.summary(members).runs == 1
 
 
 def _make_curves(folder):
@@ -567,7 +567,7 @@ def _read_checkpoint(folder):
 
 
 def _make_config(folder):
-    (folder / "words.txt").write_text("5shot,method=avdiff,attention=full,modality=audio\n")
+    (folder / "words.txt").write_text("5shot,method=avdiff,attention=full,condition=prototype\n")
     (folder / "fields.json").write_text(json.dumps({
         "train.batch": 8, "model.attention": "full", "diffusion.steps": 5, "model.switch": 1,
         "train.learning_rate": 0.1, "model.dropout_enc": 0.5, "data.split": "", "method": "avdiff",
