@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib.util
 import os
 
 import numpy as np
@@ -19,7 +18,7 @@ from avdiff_jax.extract import encoders
 from avdiff_jax.fitting.fit import fit
 from avdiff_jax.inference import extracted
 from avdiff_jax.inference.model import load, model_file
-from tests import ROOT, tiny
+from tests import tiny
 from tests.extract import test_run as quick
 from tests.extract.clips import write_clip
 
@@ -52,27 +51,6 @@ def made(tmp_path_factory, quick_encoders):
     root = tmp_path_factory.mktemp("made")
     clips = write_clips(root / "clips", 6)
     return fit(clips, out=root / "fit", method="ncm"), clips
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """run(script, words) -> (exit code, stdout, stderr), in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(script, *words):
-        spec = importlib.util.spec_from_file_location(script, ROOT / "launch" / f"{script}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(module.devices, "configure", lambda **_: None)
-        code = 0
-        try:
-            module.main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_a_model_remembers_where_its_features_came_from(made, tmp_path):

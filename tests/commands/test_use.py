@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import re
 import shutil
@@ -19,32 +18,9 @@ from avdiff_jax.data.store import open_store
 from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.inference import export as exporting
 from avdiff_jax.inference import model as models
-from tests import ROOT, tiny
+from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_programs")
-
-LAUNCH = ROOT / "launch"
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """run(script, words) -> (exit code, stdout, stderr), in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(script, *words):
-        spec = importlib.util.spec_from_file_location(script, LAUNCH / f"{script}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(module.devices, "configure", lambda **_: None)
-        code = 0
-        try:
-            module.main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture
