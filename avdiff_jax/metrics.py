@@ -171,6 +171,27 @@ def sweep(
     return points
 
 
+def evaluate_kind(
+    scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray, gamma: Number
+) -> Point:
+    """`evaluate` of clips that are all of base classes or all of novel ones: what needs clips of
+    the other kind is NaN.
+
+    Raises:
+      ValueError: as `evaluate`, or there are clips of both kinds.
+    """
+    kinds = np.asarray(is_base)[labels]
+    if kinds.size and kinds.min() != kinds.max():
+        raise ValueError("there are clips of base and of novel classes: see evaluate")
+    scores, labels, is_base = check_scores(scores, labels, is_base, kinds=1)
+    leaders, nan = find_leaders(scores, is_base), float("nan")
+    right = mean_class_accuracy(leaders.predict(gamma), labels, is_base.size)
+    if kinds[0]:
+        return Point(float(gamma), right, nan, nan, nan)
+    fsl = mean_class_accuracy(leaders.novel, labels, is_base.size)
+    return Point(float(gamma), nan, right, nan, fsl)
+
+
 def best(points: Sequence[Point]) -> Point:
     """The point with the highest HM; of equals, the one whose gamma is nearest 0.
 
@@ -272,6 +293,7 @@ def aggregate(points: Sequence[Point], areas: Sequence[Number]) -> dict:
       `mean`: B, N, FSL and AUSUC averaged over draws, HM of the averaged B and N, which is the
       paper's aggregate and at least as large as `mean_of_hm`, the average of the draws' own HM.
       `std`: sample standard deviation over draws (ddof 1) of B, N, HM, FSL, AUSUC; 0 for one draw.
+      What is NaN in a draw, since no clip is of the kind that it needs, is left out.
 
     Raises:
       ValueError: no draw, or as many points as areas are not given.
@@ -280,10 +302,13 @@ def aggregate(points: Sequence[Point], areas: Sequence[Number]) -> dict:
         raise ValueError(f"got {len(points)} points and {len(areas)} areas; give one each a draw")
     draws = {name: [getattr(point, name) for point in points] for name in ("B", "N", "HM", "FSL")}
     draws["AUSUC"] = list(areas)
+    draws = {name: values for name, values in draws.items() if not np.isnan(values).any()}
     mean = {name: float(np.mean(values)) for name, values in draws.items()}
-    mean_of_hm, mean["HM"] = mean["HM"], float(harmonic_mean(mean["B"], mean["N"]))
     one = len(points) == 1
     std = {name: 0.0 if one else float(np.std(values, ddof=1)) for name, values in draws.items()}
+    if "HM" not in mean:
+        return {"mean": mean, "std": std}
+    mean_of_hm, mean["HM"] = mean["HM"], float(harmonic_mean(mean["B"], mean["N"]))
     return {"mean": mean, "mean_of_hm": mean_of_hm, "std": std}
 
 
@@ -307,8 +332,11 @@ def _class_indices(labels: np.ndarray, n_classes: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def check_scores(scores, labels, is_base) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The scores, int64 labels and bool, after the checks that `evaluate` documents."""
+def check_scores(
+    scores, labels, is_base, kinds: int = 2
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The scores, int64 labels and bool, after the checks that `evaluate` documents; clips of so
+    many `kinds` are needed."""
     scores, is_base = np.asarray(scores), np.asarray(is_base)
     if is_base.dtype != bool or is_base.ndim != 1:
         raise ValueError(f"is_base must be [C] bool, got {is_base.dtype} {is_base.shape}")
@@ -322,7 +350,7 @@ def check_scores(scores, labels, is_base) -> tuple[np.ndarray, np.ndarray, np.nd
         row, column = np.argwhere(~np.isfinite(scores))[0]
         raise ValueError(f"scores[{row}, {column}] is {scores[row, column]}, not a finite number")
     clips = is_base[labels]
-    for kind, found in (("base", clips.any()), ("novel", (~clips).any())):
-        if not found:
-            raise ValueError(f"no clip of a {kind} class among {labels.size} clips to score")
+    missing = [kind for kind, of_kind in (("base", clips), ("novel", ~clips)) if not of_kind.any()]
+    if len(missing) > 2 - kinds:
+        raise ValueError(f"no clip of a {missing[0]} class among {labels.size} clips to score")
     return scores, labels, is_base

@@ -32,6 +32,7 @@ from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.extract import encoders, recipes
 from avdiff_jax.extract.collection import open_collection
 from avdiff_jax.extract.pipeline import Encoders
+from avdiff_jax.methods import check
 from avdiff_jax.results import text_table
 from avdiff_jax.runtime import devices
 from avdiff_jax.speed import clips, extraction, measure, report, trace
@@ -72,6 +73,7 @@ def main(argv=None):
         return
     config = configuration.resolve(args.config, overrides)
     check_values(config)
+    check(config)
     devices.configure(config.device.deterministic)
     old, old_ragged = report.read_seconds(args.compare) if args.compare else (None, None)
     target = args.json and pathlib.Path(args.json)

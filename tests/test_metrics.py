@@ -213,6 +213,24 @@ def test_aggregate_by_hand():
     assert set(metrics.aggregate(points[:1], [30])["std"].values()) == {0}
 
 
+def test_clips_of_one_kind_by_hand():
+    scores = np.array([[0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.5, 0.1, 0.4]])
+    is_base, nan = np.array([True, False, False]), float("nan")
+    found = metrics.evaluate_kind(scores, np.array([1, 1, 2]), is_base, 0.15)
+    # Lowered by 0.15, class 0 loses the first and the last clip: classes 1, 2, 2 are predicted.
+    np.testing.assert_equal(found, Point(0.15, nan, 75.0, nan, 75.0))
+    found = metrics.evaluate_kind(scores, np.array([1, 1, 2]), is_base, 0)
+    np.testing.assert_equal(found, Point(0.0, nan, 0.0, nan, 75.0))
+    row = metrics.aggregate([found, found], [nan, nan])
+    assert row == {"mean": {"N": 0.0, "FSL": 75.0}, "std": {"N": 0.0, "FSL": 0.0}}
+    found = metrics.evaluate_kind(scores, np.zeros(3, int), is_base, 0)
+    np.testing.assert_equal(found, Point(0.0, 200 / 3, nan, nan, nan))
+    with pytest.raises(ValueError, match="there are clips of base and of novel classes"):
+        metrics.evaluate_kind(scores, np.array([0, 1, 2]), is_base, 0)
+    with pytest.raises(ValueError, match="no clip of a base class among 0"):
+        metrics.evaluate_kind(scores[:0], np.zeros(0, int), is_base, 0)
+
+
 # --- against brute force
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from avdiff_jax.cli.home import command
 from avdiff_jax.data import store as stores
 from avdiff_jax.data.importers import layouts, official
 from avdiff_jax.data.importers.npz_manifest import NpzKeys
@@ -66,7 +67,7 @@ def _arrays(path: Path) -> Inspection:
     lines += [f"{key:10} {' x '.join(map(str, shape)) or 'one value'}, {dtype}"
               for key, (shape, dtype) in files.shapes().items()]
     if any(NpzKeys().fill(files)[:2]):
-        lines.append(f"to import  python launch/data.py import --layout=npz --npz {path} "
+        lines.append(f"to import  {command('data')} import --layout=npz --npz {path} "
                      "--audio-seconds S --video-seconds S --out STORE.h5")
     return Inspection("\n".join(lines), {}, {})
 

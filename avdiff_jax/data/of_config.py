@@ -4,6 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from avdiff_jax.cli.home import command
 from avdiff_jax.data import synthetic
 from avdiff_jax.data.splits import from_store, split_file
 from avdiff_jax.data.store import Store, open_store
@@ -35,7 +36,7 @@ def list_missing(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
         return []
     store_path, split_path = find_files(config, workdir)
     return [
-        f"{path} does not exist: make it with `python launch/data.py {verb}` (see the README), or "
+        f"{path} does not exist: make it with `{command('data')} {verb}` (see the README), or "
         f"name another with --config.{flag}"
         for path, flag, verb in (
             (store_path, "data.store", "import"), (split_path, "data.split", "split"),

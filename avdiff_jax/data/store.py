@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import h5py
 import numpy as np
 
+from avdiff_jax.cli.home import command
 from avdiff_jax.data.class_text import NONE, ClassText, check_text
 from avdiff_jax.errors import UserError
 from avdiff_jax.io import subprocess_probe
@@ -114,8 +115,8 @@ def open_store(path: FilePath) -> Store:
     path = os.fspath(path)
     if not os.path.exists(path):
         raise UserError(
-            f"store {path} does not exist: make it with `python launch/data.py import` or "
-            f"`python launch/data.py synthesize`, or name another file"
+            f"store {path} does not exist: make it with `{command('data')} import` or "
+            f"`{command('data')} synthesize`, or name another file"
         )
     if os.path.isdir(path):
         raise UserError(f"store {path} is a folder, not an HDF5 file: name the file")
@@ -158,7 +159,7 @@ def _open_hdf5(path: str):
                             ) from None
         raise UserError(
             f"store {path} is not HDF5 or is damaged ({os.path.getsize(path)} bytes): "
-            f"make it with `python launch/data.py import`"
+            f"make it with `{command('data')} import`"
         ) from None
     with file:
         yield file
@@ -195,7 +196,7 @@ class _Reader:
         )
 
     def wrong(self, what: str):
-        return UserError(f"store {self.path} {what}: make it again with `python launch/data.py "
+        return UserError(f"store {self.path} {what}: make it again with `{command('data')} "
                          f"import`")
 
     def dataset(self, key: str, ndim: int, *kinds) -> h5py.Dataset:
@@ -267,7 +268,7 @@ def _check_store(store: Store):
 
     def wrong(what: str):
         return UserError(
-            f"store {store.path} {what}: make it again with `python launch/data.py import`")
+            f"store {store.path} {what}: make it again with `{command('data')} import`")
 
     if n == 0 or classes == 0:
         raise wrong(f"has {n} clips and {classes} classes")

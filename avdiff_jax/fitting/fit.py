@@ -11,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 from ml_collections import ConfigDict
 
 from avdiff_jax.cli import configuration
+from avdiff_jax.cli.home import command
 from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.store import open_store
@@ -216,14 +217,14 @@ def describe_use(made: Fit) -> list[str]:
     lines = [
         f"Look at it: {made.comparison.best.workdir / 'plots' / 'overview.png'}",
         "Classify other clips:",
-        f"  python launch/predict.py --model {quote(made.comparison.best)} --clips FOLDER "
+        f"  {command('predict')} --model {quote(made.comparison.best)} --clips FOLDER "
         "--out classes.csv",
     ]
     method = next(iter(made.runs))
     if METHODS[method].grow:
         lines += [
             "Learn more classes, from a few clips of each:",
-            f"  python launch/add_class.py --model {quote(made.runs[method])} --clips FOLDER "
+            f"  {command('add_class')} --model {quote(made.runs[method])} --clips FOLDER "
             "--out bigger.npz",
         ]
     return lines

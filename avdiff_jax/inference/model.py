@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from avdiff_jax import metrics
+from avdiff_jax.cli.home import command
 from avdiff_jax.data import clip_source, stream, training_set
 from avdiff_jax.data.admission import Usual, admit, choose_rates
 from avdiff_jax.data.clip_source import ClipSource
@@ -284,7 +285,7 @@ def load(path: FilePath, draw: int = 0) -> Trained:
         if not path.exists():
             raise UserError(
                 f"{path} does not exist: name the workdir of a run that has finished, or write "
-                "the models of an older one by launch/main.py with --run=evaluate"
+                f"the models of an older one by `{command('main')} --run=evaluate`"
             )
     files = NpzFiles([path])
     header = contents.read_header(path, files)

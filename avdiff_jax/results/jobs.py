@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from avdiff_jax.cli import configuration
+from avdiff_jax.cli.home import command
 from avdiff_jax.data import of_config
 from avdiff_jax.errors import UserError
 from avdiff_jax.results.benchmark import Run
@@ -66,7 +67,7 @@ def plan(runs: Sequence[Run]) -> str:
     for run in runs:
         reached = state(run)
         counts[reached] += 1
-        call = f"python launch/main.py {' '.join(run.arguments(reached == 'interrupted'))}"
+        call = f"{command('main')} {' '.join(run.arguments(reached == 'interrupted'))}"
         lines.append(f"{verbs[reached]} {run}")
         lines += [] if reached == "done" else [f"          {call}"]
     total = ", ".join([f"{counts['missing']} to do", f"{counts['interrupted']} interrupted",

@@ -22,7 +22,7 @@ class Test(TypedDict):
     """Percent by name (`NUMBERS`, AUSUC), over all draws and of each, with its gamma."""
 
     mean: dict[str, float]
-    mean_of_hm: float
+    mean_of_hm: NotRequired[float]
     std: dict[str, float]
     draws: list[dict[str, float]]
 
@@ -156,7 +156,10 @@ def read_results(path: str | Path) -> dict:
     parts |= {f"draws[{i}]": draw for i, draw in enumerate(test["draws"])}
     for name, part in parts.items():
         if absent := sorted({*NUMBERS, *test["mean"]} - {*part}):
-            raise UserError(f"results file {path}: test.{name}.{absent[0]} is missing: run again")
+            raise UserError(
+                f"results file {path}: test.{name}.{absent[0]} is missing: run again, on test "
+                "clips of base and novel classes"
+            )
     if not test["draws"]:
         raise UserError(f"results file {path}: test.draws is empty: run again")
     for name, value in fields(results["config"]):

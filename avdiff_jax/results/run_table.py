@@ -61,7 +61,11 @@ def _notes(results: Mapping, beside_paper: bool) -> list[str]:
     notes = []
     if beside_paper and (departures := describe_departures(results)):
         notes.append(f"Not the paper's experiment: {departures}.")
-    if len(results["test"]["draws"]) > 1:
+    if "HM" not in results["test"]["mean"]:
+        unknown = [name for name in COLUMNS if name not in results["test"]["mean"]]
+        kind = "base" if "B" in unknown else "novel"
+        notes.append(f"No test clip is of a {kind} class: {', '.join(unknown)} not measured.")
+    elif len(results["test"]["draws"]) > 1:
         notes.append(
             "HM of ours is that of the mean B and mean N, as in the paper; "
             f"the mean of the draws' own HM is {results['test']['mean_of_hm']:.2f}."

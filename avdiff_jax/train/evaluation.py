@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from avdiff_jax.cli.home import command
 from avdiff_jax.data.admission import choose_rates
 from avdiff_jax.data.class_text import match_names
 from avdiff_jax.data.clip_source import ClipSource
@@ -29,7 +30,8 @@ def evaluate(
     models: Mapping[int, Trained], source: ClipSource, split: Split | None, folder: Path,
     split_path: str | None = None,
 ) -> dict:
-    """Measures finished models by draw; writes the files that a run writes about its test.
+    """Measures finished models by draw; writes the files that a run writes about its test, those
+    that need clips of base and novel classes only where there are both.
 
     Args:
       source: labelled clips.
@@ -69,7 +71,8 @@ def evaluate(
         data=describe_data(source, model.info, stages.describe_origin(split) if split else None),
     )
     write_results(folder, results)
-    draw_overview(folder, numbers=[*models])
+    if all(m.of_both_kinds for m in measurements.values()):
+        draw_overview(folder, numbers=[*models])
     return results
 
 
@@ -89,7 +92,7 @@ def find_test_members(
     split has said already which clips it is tested on.
 
     Raises:
-      UserError: the model does not know one of their classes, or they are all of one kind, or of
+      UserError: the model does not know one of their classes, there are none, or they have
         another rate.
     """
     table = source.labelled()
@@ -107,12 +110,8 @@ def find_test_members(
     if not is_of_run(model, source, split, draw):
         unseen = model.find_unseen(source, clips)
         clips, labels = clips[unseen], labels[unseen]
-    base = int(model.info.is_base[labels].sum())
-    if not 0 < base < len(labels):
-        raise UserError(
-            f"there are {base} test clips of base and {len(labels) - base} of novel classes in "
-            f"{source.place}, but both kinds are needed: name another store or split"
-        )
+    if not len(clips):
+        raise UserError(f"there is no test clip in {source.place}: name another store or split")
     return Members(clips, labels)
 
 
@@ -136,8 +135,8 @@ def number_classes(
     if unknown := [name for name in used if name not in spelled]:
         raise UserError(
             f"the model does not know {unknown[0]!r} ({len(unknown)} of the {len(used)} classes to "
-            f"test, which {source.place} has): add it with launch/add_class.py, or name another "
-            "store or split"
+            f"test, which {source.place} has): add it with `{command('add_class')}`, or name "
+            "another store or split"
         )
     number = {name: model.info.classes.index(known) for name, known in spelled.items()}
     return np.array([number.get(str(name), -1) for name in names], np.int32)[labels]

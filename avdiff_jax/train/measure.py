@@ -29,7 +29,8 @@ FEATURES_AT_ONCE = 4096
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
-    """The paper's numbers on test clips, with the scores that they come from.
+    """The paper's numbers on test clips, with the scores that they come from. Where all clips are
+    of one kind, what needs the other is NaN.
 
     scores: [n, C], of `members` in their order.
     point: B, N, HM and FSL, in percent, at the calibration value.
@@ -43,9 +44,15 @@ class Measurement:
     ausuc: float
     confusion: np.ndarray
 
+    @property
+    def of_both_kinds(self) -> bool:
+        """Whether there are clips of base and of novel classes."""
+        return not np.isnan(self.ausuc)
+
     def numbers(self) -> dict[str, float]:
-        """Returns B, N, HM, FSL, gamma and AUSUC."""
-        return self.point._asdict() | {"AUSUC": self.ausuc}
+        """Returns B, N, HM, FSL, gamma and AUSUC, as far as they could be measured."""
+        found = self.point._asdict() | {"AUSUC": self.ausuc}
+        return {name: value for name, value in found.items() if not np.isnan(value)}
 
 
 def measure_members(
@@ -64,10 +71,12 @@ def measure_scores(
     confusion = np.zeros((len(is_base), len(is_base)), int)
     predicted = metrics.find_leaders(scores, is_base).predict(gamma)
     np.add.at(confusion, (labels, predicted), 1)
-    return Measurement(
-        members, scores, metrics.evaluate(scores, labels, is_base, gamma),
-        metrics.ausuc(scores, labels, is_base), confusion,
-    )
+    if len({*is_base[labels]}) == 1:
+        point, area = metrics.evaluate_kind(scores, labels, is_base, gamma), float("nan")
+    else:
+        point = metrics.evaluate(scores, labels, is_base, gamma)
+        area = metrics.ausuc(scores, labels, is_base)
+    return Measurement(members, scores, point, area, confusion)
 
 
 def aggregate_draws(measurements: Sequence[Measurement]) -> dict:

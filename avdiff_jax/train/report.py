@@ -206,8 +206,8 @@ def write_results(folder: Path, results: dict) -> str:
 def write_draw(
     folder: Path, draw: int, model: Trained, measurement: Measurement, clip_ids: np.ndarray
 ) -> None:
-    """Writes the scores of a draw, its B-N curve, how far its probabilities can be trusted, and
-    its classes.
+    """Writes the scores of a draw, its B-N curve if there are clips of both kinds, how far its
+    probabilities can be trusted, and its classes.
 
     Args:
       clip_ids: of the store that the measured members number.
@@ -218,7 +218,8 @@ def write_draw(
             scratch, scores=scores, labels=members.labels, clips=clip_ids[members.clips],
             classes=np.array(info.classes), is_base=info.is_base,
         )
-    write_curve(folder, draw, measurement, Classes(info.classes, info.is_base))
+    if measurement.of_both_kinds:
+        write_curve(folder, draw, measurement, Classes(info.classes, info.is_base))
     predicted, probability = model.best(scores, 1)
     trust = measure_reliability(probability[:, 0], predicted[:, 0] == members.labels)
     plots.reliability_plot(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from avdiff_jax.cli.home import command
 from avdiff_jax.data.splits.audit import audit
 from avdiff_jax.data.splits.sets import DRAWN, HOLDS, KINDS, STAGE_1, Clips, count, sort_clips
 from avdiff_jax.errors import UserError
@@ -55,7 +56,7 @@ class Split(TypedDict):
 
 
 FILE = documents.Document(
-    "split", Split, "make it again with launch/data.py split", "avdiff_jax.split", 1
+    "split", Split, f"make it again with `{command('data')} split`", "avdiff_jax.split", 1
 )
 
 
@@ -179,6 +180,6 @@ def load(path: str | Path) -> Split:
     if split["counts"] != counts(split):
         raise UserError(
             f"{path}: counts says {split['counts']} but the sets hold {counts(split)}; make it "
-            "again with launch/data.py split"
+            f"again with `{command('data')} split`"
         )
     return split
