@@ -20,6 +20,7 @@ from avdiff_jax.data.splits import from_store, split_file, stages
 from avdiff_jax.data.store import open_store
 from avdiff_jax.data.store_writer import write_store
 from avdiff_jax.methods import method, reads
+from avdiff_jax.results import overview, plots
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime import devices as runtime_devices
 from avdiff_jax.runtime.stop import Stop
@@ -34,13 +35,24 @@ from configs import synthetic as synthetic_config
 from tests import ROOT, programs
 
 SHOTS, CLASSES, CLIPS = 2, 12, 14
+RENDER = plots.render
+
+
+def blank(figure, path) -> np.ndarray:
+    """In place of `render`: a black picture in the file."""
+    picture = np.zeros((8, 8, 3), np.uint8)
+    plots.save_png(pathlib.Path(path), picture)
+    return picture
 
 
 @contextlib.contextmanager
-def small_programs():
-    """Programs for one device, which are shared in this process."""
+def small_programs(render=blank):
+    """Programs for one device, which are shared in this process; pictures are blank, since to
+    render them would take most of the time of a run whose programs are there."""
     with programs.share(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime_devices, "mesh", mesh)
+        for module in (plots, overview):
+            patch.setattr(module, "render", render)
         yield
 
 

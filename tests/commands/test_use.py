@@ -128,8 +128,8 @@ def test_evaluate_on_another_store(run, refused, finished, tmp_path):
     keep = np.array([i for i, name in enumerate(store.class_names) if name not in novel])
     order = np.flatnonzero(np.isin(store.labels, keep))
     tiny.rewritten(store, tmp_path / "base.h5", order, keep)
-    refused("and 0 of novel classes", "evaluate", "--model", model, "--store", "base.h5",
-            "--out", "g")
+    code, out, _ = run("evaluate", "--model", model, "--store", "base.h5", "--out", "g")
+    assert code == 0 and "No test clip is of a novel class: N, HM, FSL, AUSUC not measured" in out
 
 
 def test_evaluate_of_a_run_wants_its_own_data(run, refused, finished, tmp_path):
@@ -144,6 +144,7 @@ def test_evaluate_of_a_run_wants_its_own_data(run, refused, finished, tmp_path):
 # --- which clips count
 
 
+@pytest.mark.slow
 def test_clips_are_told_by_what_they_hold(run, finished, tmp_path):
     """Ids are made up anew, and some of them are those of training clips."""
     model, store = models.load(finished[0]), open_store(tiny.world()[0])
@@ -163,6 +164,7 @@ def test_clips_are_told_by_what_they_hold(run, finished, tmp_path):
            f"{count} of them" in err
 
 
+@pytest.mark.slow
 def test_another_split_than_that_of_the_model(run, finished, tmp_path):
     """What it was trained on is left out, and the results name the split that was measured."""
     store, model = open_store(tiny.world()[0]), models.load(finished[0])
@@ -197,6 +199,7 @@ def test_its_own_split_says_what_a_model_is_tested_on(run, finished, tmp_path):
     assert (tmp_path / "g" / "scores-draw2.npz").exists()
 
 
+@pytest.mark.slow
 def test_groups_that_were_trained_on_are_left_out(run, finished, mixed, tmp_path):
     """By `evaluate` and by `add_class`, of which the shots have groups too."""
     clip_of = dict(enumerate(open_store(tmp_path / "mixed.h5").clip_ids))
@@ -313,6 +316,7 @@ def test_predict_streams(finished, monkeypatch):
 # --- clips that are not like those of training
 
 
+@pytest.mark.slow
 def test_another_rate(run, refused, finished, mixed, tmp_path):
     """Refused by all commands, or resampled where that is asked for, which is said."""
     model, store = models.model_file(finished[0], 0), open_store(tiny.world()[0])
@@ -349,6 +353,7 @@ def test_the_rate_of_arrays_is_what_the_flags_say(run, refused, finished, source
     refused("mean nothing with --store", *words, *sources["store"], "--audio-seconds", 1)
 
 
+@pytest.mark.slow
 def test_another_scale(run, refused, finished, mixed, tmp_path):
     """Refused by all commands, or accepted where that is asked for."""
     model, store = models.model_file(finished[0], 0), open_store(tiny.world()[0])
@@ -368,6 +373,7 @@ def test_another_scale(run, refused, finished, mixed, tmp_path):
         assert code == 0 and ".h5 has audio values of 0 to 1 " in err, err
 
 
+@pytest.mark.slow
 def test_labelled_clips_from_every_source(run, refused, finished, sources, tmp_path):
     """`evaluate` gives the same numbers for a store, for arrays and for a manifest."""
     store = open_store(tiny.world()[0])
@@ -456,6 +462,24 @@ def test_add_class(run, refused, finished, mixed, tmp_path):
     code, out, err = run("evaluate", "--model", "b.npz", "--store", "mixed.h5", "--out", "e")
     assert code == 2 and f"does not know {mixed[0]!r}" in err
 
+    keep_class("mixed.h5", mixed[1], "only.h5")
+    code, out, err = run("evaluate", "--model", "b.npz", "--store", "only.h5", "--out", "e")
+    assert code == 0, err
+    assert "No test clip is of a base class: B, HM, AUSUC not measured." in out
+    told = json.loads((tmp_path / "e" / "results.json").read_text())["test"]
+    rows = {row[0]: row for row in read("e/classes-draw1.csv")}
+    assert told["draws"][0]["N"] == told["mean"]["N"] == pytest.approx(
+        float(rows[mixed[1]][3]), abs=1e-4) and rows[mixed[1]][2] == "11"
+    assert told["mean"]["FSL"] >= told["mean"]["N"] and {*told["mean"]} == {"N", "FSL"}
+    assert not [*(tmp_path / "e").rglob("*curve*")]
+
+
+def keep_class(path, name, target):
+    """Writes the clips of one class of a store into another."""
+    store = open_store(path)
+    number = [*store.class_names].index(name)
+    tiny.rewritten(store, target, np.flatnonzero(store.labels == number), np.array([number]))
+
 
 @pytest.mark.parametrize("script, words", [
     ("evaluate", ["--gamma", "nan"]), ("evaluate", ["--gamma", "x"]),
@@ -469,6 +493,7 @@ def test_numbers_that_are_none(refused, script, words, finished):
             tiny.world()[0], "--out", "o.npz", f"{flag}={value}")
 
 
+@pytest.mark.slow
 def test_names_that_differ_in_case_alone(run, finished, mixed, tmp_path):
     """A class of the run and one that is added: each clip counts as what it is."""
     store = open_store(tmp_path / "mixed.h5")

@@ -25,6 +25,7 @@ def name(monkeypatch) -> str:
     return "mean"
 
 
+@pytest.mark.slow
 def test_it_learns_ignores_padding_and_freezes(name):
     every.test_learns_separable_classes(name)
     every.test_padding_changes_no_score(name)

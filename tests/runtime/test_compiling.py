@@ -93,7 +93,7 @@ def only(found: collections.Counter) -> bool:
     return set(found) == {(lax.Precision.HIGHEST, lax.Precision.HIGHEST)}
 
 
-@pytest.mark.parametrize("method", ["avdiff", "tsl"])  # with and without networks of GANs
+@pytest.mark.parametrize("method", ["avdiff", pytest.param("tsl", marks=pytest.mark.slow)])
 def test_training(method, programs, other_default, tmp_path):
     tiny.substage2(tiny.config(f"method={method}"), tmp_path)
     assert {"init", "run"} <= set(programs)

@@ -120,6 +120,7 @@ def test_the_same_again_and_saved(model, bigger, new_clips, tmp_path):
     assert loaded.kinds == bigger.kinds and loaded.info.classes == bigger.info.classes
 
 
+@pytest.mark.slow
 def test_in_two_steps(model, bigger, new_clips):
     audio, video, names = new_clips[0]
     two = model
@@ -184,6 +185,7 @@ def test_refusals(model, new_clips):
     refused("method=ncm cannot learn more classes", ncm)
 
 
+@pytest.mark.slow
 def test_comparison(model, bigger, new_clips):
     store = open_store(tiny.world()[0])
     old = list(of_store(store))

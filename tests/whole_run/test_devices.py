@@ -25,7 +25,8 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "count, residence",
-    [(2, "device"), (1, "host"), pytest.param(8, "device", marks=pytest.mark.slow)],
+    [(2, "device"), *(pytest.param(*case, marks=pytest.mark.slow)
+                      for case in ((1, "host"), (8, "device")))],
 )
 def test_devices_and_residence_do_not_matter(alone, count, residence, tmp_path):
     state, line = tiny.substage2(tiny.config(data__residence=residence), tmp_path, count)
@@ -81,6 +82,7 @@ print(store.video.values.nbytes >> 20, read >> 20, most - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_a_streamed_set_takes_bounded_memory(tmp_path):
     """A store of 320 MB, read more than once over, in a fraction of that."""

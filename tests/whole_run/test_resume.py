@@ -51,7 +51,8 @@ class Killed(BaseException):
 PLACES = {("stage1-substage1-best", 1), ("stage1-substage2", 4), ("stage2-substage2-draw1", 4)}
 
 
-@pytest.mark.parametrize("places", [PLACES, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("places", [PLACES, None])
 def test_killed_after_a_save(places, whole, tmp_path, monkeypatch):
     """After some, or each, of the checkpoints, best and last: the next process goes on from it."""
     save, seen, killed = Checkpoints.save, set(), []
