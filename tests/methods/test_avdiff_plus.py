@@ -55,7 +55,8 @@ def test_features_are_the_token_beside_the_raw_branch():
     variables, batches = start()
     features, _ = all_features()
     info = info_of(GENERATOR)
-    token, _ = trunk_methods.features(info, variables, batches[0], toy.key(0), False)
+    fuse = jax.jit(lambda batch: trunk_methods.features(info, variables, batch, toy.key(0), False))
+    token, _ = fuse(batches[0])
     np.testing.assert_allclose(features[:64, :DIM], token, atol=1e-5)
     raw = features[:64, DIM:]
     assert raw.shape[1] == 96 and np.abs(raw.mean(0)).max() < 1e-3 and raw.std() > 0.1

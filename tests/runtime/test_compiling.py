@@ -101,6 +101,7 @@ def test_training(method, programs, other_default, tmp_path):
     assert programs["run"].total() > 20
 
 
+@pytest.mark.slow
 def test_use(programs, other_default):
     """Prediction and new classes in Python, where no command has set anything."""
     model, clips = trained(tiny.config())

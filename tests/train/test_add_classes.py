@@ -130,6 +130,7 @@ def test_in_two_steps(model, bigger, new_clips):
     assert right(two, bigger.info.classes) > right(bigger, bigger.info.classes) - 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaussian", "prototype"])
 def test_what_a_generator_is_told(name, new_clips):
     """Rows of new classes in its buffers come from their clips, those of old ones stay."""
