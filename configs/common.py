@@ -28,7 +28,7 @@ def base() -> ConfigDict:
     c.dataset = ""  # name used for default paths and for the paper's rows
     c.shots = 5  # labelled clips k per novel class
     c.method = "avdiff"
-    c.generator = "diffusion"  # of synthetic novel features: diffusion, none, gaussian
+    c.generator = "diffusion"  # of synthetic novel features: diffusion, none, gaussian, transfer
 
     c.data = ConfigDict()
     c.data.store = ""  # HDF5 feature store; default data/<dataset>.h5

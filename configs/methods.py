@@ -25,6 +25,8 @@ def _avdiff_plus(c: ConfigDict) -> None:
         # Val. A generator teaches the first alone.
         "head": "gaussian" if c.generator == "none" else "linear",
         "space": "auto",  # what it looks at: the fused token, raw features, both, or auto
+        # How far Projnet's inputs are moved, in residuals of a base clip: 0, 1, 2 or auto.
+        "jitter": "0",
         # Of the generator.
         "predict": "v",  # noise, x0, v
         "residual": False,  # what a feature has beyond the mean of its class

@@ -39,9 +39,12 @@ CHOICES = (
     Choice("model.attention", masks.PATTERNS, "attention", "hybrid", 3),
     Choice("model.modality", ("audio", "video", "both"), "modality", "both", 5),
     Choice("diffusion.condition", ("text", "prototype"), "condition", "text", 6),
-    Choice("generator", ("diffusion", "none", "gaussian"), "generator", "diffusion", 4),
+    Choice(
+        "generator", ("diffusion", "none", "gaussian", "transfer"), "generator", "diffusion", 4
+    ),
     Choice("avdiff_plus.head", ("linear", "gaussian", AUTO), on_val=True),
     Choice("avdiff_plus.space", ("token", "raw", "both", AUTO), on_val=True),
+    Choice("avdiff_plus.jitter", ("0", "1", "2", AUTO), on_val=True),
     Choice("avdiff_plus.predict", diffusion.PREDICTIONS),
     Choice("data.audio_scale", ("255", "standardize")),
     Choice("data.residence", ("auto", "device", "host")),
@@ -76,7 +79,8 @@ DEPENDENCES = (
         )),
         "generator", ("diffusion",),
     ),
-    Dependence(("eval.generated",), "generator", ("diffusion", "gaussian")),
+    Dependence(("avdiff_plus.jitter",), "avdiff_plus.head", ("linear", AUTO)),
+    Dependence(("eval.generated",), "generator", ("diffusion", "gaussian", "transfer")),
     Dependence(("train.crops",), "train.frozen_mode", ("eval",)),
     Dependence(("train.patience",), "train.plateau", (True,)),
     Dependence(("data.synthetic.",), "data.synthetic.classes", range(1, sys.maxsize)),

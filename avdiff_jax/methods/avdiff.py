@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from avdiff_jax import diffusion, sampling
 from avdiff_jax.data.feed import Batch
+from avdiff_jax.errors import UserError
 from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import Clips, Info, Labelled, Method, Player, Vars
 from avdiff_jax.methods.shared import trunk_methods
@@ -209,6 +211,13 @@ def grow(info: Info, variables: Vars, clips: Clips, key: jax.Array) -> Vars:
     return variables.replace(buffers={**variables.buffers, **grown})
 
 
+def check(config: ConfigDict) -> None:
+    """Refuses the generator that AV-Diff+ alone has. Raises UserError."""
+    if config.generator == "transfer":
+        raise UserError("generator=transfer means nothing to method=avdiff: set another generator, "
+                        "or method=avdiff_plus")
+
+
 # Of the trunk's fusion, for AV-GAN too.
 FUSION = (*trunk_methods.BLOCKS, "model.mlp", "model.switch", "model.attention", "model.modality")
 DIFFUSION = tuple(f"diffusion.{name}" for name in (
@@ -219,7 +228,7 @@ DIFFUSION = tuple(f"diffusion.{name}" for name in (
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=trunk_methods.frozen,
     refresh=refresh, generate=generate, embed=embed, grow=grow,
-    reads=(*trunk_methods.READS, *FUSION, "generator", *DIFFUSION),
+    reads=(*trunk_methods.READS, *FUSION, "generator", *DIFFUSION), check=check,
     needs_text=lambda config: (config.generator, config.diffusion.condition) == (
         "diffusion", "text"),
 )

@@ -3,7 +3,8 @@
 A clip is its fused token beside the principal components of its raw features; `space` says
 which of the two the heads look at. After the trunk has learned on base classes, `head` is
 either a Gaussian head in closed form, or Projnet and CLnet, trained as AV-Diff's are; these may
-learn from the features of a generator that is trained beside them.
+learn from the features of a generator that is trained beside them, and from inputs moved as base
+clips depart from their class.
 """
 
 import jax
@@ -31,10 +32,19 @@ from avdiff_jax.methods.shared import heads, text_diffusion, trunk_methods
 from avdiff_jax.methods.shared.gaussian_head import solve_head
 from avdiff_jax.methods.shared.heads import HEAD
 from avdiff_jax.methods.shared.raw_branch import COMPONENTS, fit_raw, init_raw, raw_features
+from avdiff_jax.methods.shared.residuals import (
+    RESIDUALS,
+    collect_residuals,
+    draw_residuals,
+    init_residuals,
+    transfer,
+)
 from avdiff_jax.methods.shared.trunk_methods import TRUNK
 
 # Of the features, which a head looks at; an open field is filled before substage 2.
 BLOCKS = {"token": (1, 0), "raw": (0, 1), "both": (1, 1), "auto": (1, 0)}
+# Residuals that inputs are moved by.
+JITTER = {"0": 0.0, "1": 1.0, "2": 2.0, "auto": 0.0}
 
 
 def select_blocks(info: Info, space: str) -> np.ndarray:
@@ -60,10 +70,17 @@ def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
         "known": jnp.zeros(classes),
         "weights": jnp.zeros((width, classes)), "bias": jnp.zeros(classes),
     }
+    if needs_residuals(info):
+        buffers |= init_residuals(classes, width)
     variables = variables.replace(buffers=buffers)
-    if info.config.generator != "none":
+    if info.config.generator in text_diffusion.TRACKING:
         variables = text_diffusion.init_generator(info, variables, k_generator)
     return variables
+
+
+def needs_residuals(info: Info) -> bool:
+    """Whether anything is moved by what base clips have beyond their class."""
+    return info.config.avdiff_plus.jitter != "0" or info.config.generator == "transfer"
 
 
 def features(info: Info, variables: Vars, batch: Batch, key: jax.Array, train: bool):
@@ -82,14 +99,20 @@ def refresh(info: Info, variables: Vars, clips: Clips) -> Vars:
 
 
 def solve(info: Info, variables: Vars, features: np.ndarray, labels: np.ndarray) -> Vars:
-    """Fits the Gaussian head, or tells the generator where Projnet puts the classes."""
+    """Fits the Gaussian head, or tells the generator where Projnet puts the classes and how base
+    clips depart from them."""
     known = np.isin(np.arange(len(info.classes)), labels)
     told = {"known": jnp.asarray(known, jnp.float32)}
     if info.config.avdiff_plus.head == "gaussian":
         seen = features * select_blocks(info, info.config.avdiff_plus.space)
         told |= fit_gaussian(info, seen, labels)
-    variables = variables.replace(buffers={**variables.buffers, **told})
-    if info.config.generator != "none":
+    kept = variables.buffers
+    if needs_residuals(info):
+        told |= collect_residuals(info, features, labels)
+    else:  # there is room for them where `jitter` was open
+        kept = {name: x for name, x in kept.items() if name not in RESIDUALS}
+    variables = variables.replace(buffers={**kept, **told})
+    if info.config.generator in text_diffusion.TRACKING:
         c_o = embed(info, variables, jnp.asarray(features))
         variables = text_diffusion.start_tracking(info, variables, np.asarray(c_o), labels)
     return variables
@@ -120,26 +143,39 @@ def embed(info: Info, variables: Vars, features: jax.Array) -> jax.Array:
     return heads.embed(info, variables, see(info, variables, features))
 
 
+def generate(info: Info, variables: Vars, labels: jax.Array, key: jax.Array) -> jax.Array:
+    """Draws a synthetic c_o for each label [n]; [n, width]. No gradient passes."""
+    if info.config.generator != "transfer":
+        return text_diffusion.generate(info, variables, labels, key)
+    made = transfer(variables.buffers, labels, key)
+    return jax.lax.stop_gradient(embed(info, variables, made))
+
+
 def loss(
     info: Info, variables: Vars, features: jax.Array, batch: Labelled, key: jax.Array, role: str
 ):
-    """CE(real), and CE(synthetic) in novel updates where there is a generator.
+    """CE(real), of inputs that `jitter` moves, and CE(synthetic) in novel updates where there is a
+    generator.
 
     Returns:
       mean loss, (statistics, metrics).
     """
     k_head, k_sample = jax.random.split(key)
-    seen = see(info, variables, features)
+    moved, jitter = features, JITTER[info.config.avdiff_plus.jitter]
+    if jitter:
+        k_jitter = jax.random.fold_in(key, 2)
+        moved += jitter * draw_residuals(variables.buffers, len(features), k_jitter)
+    seen = see(info, variables, moved)
     (_, logits), stats = heads.apply_head(info, variables, seen, k_head)
     total, metrics = heads.judge_real(logits, batch.label)
-    if info.config.generator != "none":
+    if info.config.generator in text_diffusion.TRACKING:
         c_o = jax.lax.stop_gradient(embed(info, variables, features))
         stats |= text_diffusion.track(info, variables, c_o, batch.label)
-        if role == "novel":
-            c_hat = text_diffusion.generate(info, variables, batch.label, k_sample)
-            logits = heads.classify(info, variables, c_hat)
-            metrics["ce_synthetic"] = cross_entropy(logits, batch.label).mean()
-            total = total + metrics["ce_synthetic"]
+    if info.config.generator != "none" and role == "novel":
+        c_hat = generate(info, variables, batch.label, k_sample)
+        logits = heads.classify(info, variables, c_hat)
+        metrics["ce_synthetic"] = cross_entropy(logits, batch.label).mean()
+        total = total + metrics["ce_synthetic"]
     return total, (stats, {"loss": total, **metrics})
 
 
@@ -197,8 +233,10 @@ def grow(info: Info, variables: Vars, clips: Clips, key: jax.Array) -> Vars:
         name: jnp.pad(variables.buffers[name], [(0, 0)] * (axes - 1) + [(0, new)])
         for name, axes in (("weights", 2), ("bias", 1), ("known", 1))
     }
+    if needs_residuals(info):
+        room["class_means"] = jnp.pad(variables.buffers["class_means"], [(0, new), (0, 0)])
     variables = variables.replace(buffers={**variables.buffers, **room})
-    if info.config.generator != "none":
+    if info.config.generator in text_diffusion.TRACKING:
         variables = text_diffusion.describe_new_classes(info, variables)
     return variables
 
@@ -224,6 +262,6 @@ READS = (
 
 METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=frozen, refresh=refresh,
-    solve=solve, check=check, generate=text_diffusion.generate, embed=embed, grow=grow, reads=READS,
+    solve=solve, check=check, generate=generate, embed=embed, grow=grow, reads=READS,
     needs_text=lambda config: config.generator == "diffusion",
 )

@@ -20,7 +20,8 @@ def test_nothing_is_open_usually():
 
 def test_open_fields_are_tried_together():
     found = list_alternatives(plus(head="auto"))
-    assert len(found) == 6 == count_alternatives()
+    assert len(found) == 6
+    assert len(list_alternatives(plus(head="auto", jitter="auto"))) == 18 == count_alternatives()
     assert {(x["avdiff_plus.head"], x["avdiff_plus.space"]) for x in found} == {
         (head, space) for head in ("linear", "gaussian") for space in ("token", "raw", "both")
     }

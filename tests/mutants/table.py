@@ -675,13 +675,32 @@ PICKLES = of(
     ('order="F" if _text(order) == "F" else "C"', 'order="C"', "test_plain_data_comes_through"),
     ("if depth > 20:", "if depth > 2000:", "test_broken_pickles_are_one_sentence"),
 )
+RESIDUALS = of(
+    "methods/shared/residuals.py", "methods/test_residuals.py",
+    ("(features - means[labels])[info.is_base[labels]]", "features - means[labels]",
+     "test_residuals_by_hand"),
+    ("(features - means[labels])", "features", "test_residuals_by_hand"),
+    ("np.tile(rows, turns)[:KEPT]", "np.sort(np.tile(rows, turns))[:KEPT]",
+     "test_residuals_by_hand"),
+    ("+ SCALE * draw", "+ draw", "test_transferred_features"),
+    ('buffers["class_means"][labels] +', "", "test_transferred_features"),
+)
+PLUS = of(
+    "methods/avdiff_plus.py", "methods/test_residuals.py",
+    ('"2": 2.0', '"2": 1.0', "test_jitter_moves_the_inputs_of_the_head"),
+    ("seen = see(info, variables, moved)", "seen = see(info, variables, features)",
+     "test_jitter_moves_the_inputs_of_the_head"),
+    ("if name not in RESIDUALS", "", "test_room_for_residuals_is_given_back"),
+    ('        room["class_means"] =', '        room["other"] =',
+     "test_growing_makes_room_for_new_classes"),
+)
 
 MUTANTS = [
     *METRICS, *PROBABILITIES, *LOSSES, *DIFFUSION, *SAMPLING, *MASKS, *ATTENTION, *LAYERS,
     *DROPOUT, *POOLING, *FILM, *TRUNK,
     *STEP, *SETTING, *KEYS, *STAGE, *CONTEXT, *SCORING, *SUBSTAGE, *OPTIMISERS, *BEGINNING,
     *CURVES, *DRAWS, *SAVES, *CACHE,
-    *AVDIFF, *GAN, *PROTOTYPES, *GAUSSIAN, *TEXT_DIFFUSION, *OTHER_METHODS,
+    *AVDIFF, *GAN, *PROTOTYPES, *GAUSSIAN, *TEXT_DIFFUSION, *RESIDUALS, *PLUS, *OTHER_METHODS,
     *SAMPLES, *DEALING, *FROM_STORE, *AUDIT, *STAGES, *WINDOWS, *FEED, *STREAM, *GATE, *VALUES,
     *KNOWN, *PRINTS, *LATENTS, *WEIGHTS, *MODEL, *TORCH,
     *FILES, *DOCUMENTS, *PICKLES,

@@ -19,6 +19,7 @@ GROUP = "gen"
 ROWS = 128  # noised features at least in a step: with fewer, synthetic features spread too far
 BETAS = (0.9, 0.999)
 TRACKED = 0.1  # weight of a batch in what is tracked
+TRACKING = ("diffusion", "gaussian")  # the generators that need it
 
 
 def build_predictor(info: Info) -> FilmPredictor:
