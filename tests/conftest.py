@@ -153,7 +153,7 @@ def finished(tmp_path_factory, compilations):
     workdir, read = tmp_path_factory.mktemp("finished") / "run", set()
     with (
         # What others have traced would neither read the fields nor be counted.
-        tiny.small_programs(tiny.RENDER), programs.share(anew=True),
+        tiny.small_programs(), programs.share(anew=True),
         programs.count_compilations(compilations), pytest.MonkeyPatch.context() as patch,
     ):
         # These two read every field, or fields of methods other than theirs.

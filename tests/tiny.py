@@ -35,7 +35,6 @@ from configs import synthetic as synthetic_config
 from tests import ROOT, programs
 
 SHOTS, CLASSES, CLIPS = 2, 12, 14
-RENDER = plots.render
 
 
 def blank(figure, path) -> np.ndarray:
@@ -46,13 +45,13 @@ def blank(figure, path) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def small_programs(render=blank):
+def small_programs():
     """Programs for one device, which are shared in this process; pictures are blank, since to
     render them would take most of the time of a run whose programs are there."""
     with programs.share(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime_devices, "mesh", mesh)
         for module in (plots, overview):
-            patch.setattr(module, "render", render)
+            patch.setattr(module, "render", blank)
         yield
 
 

@@ -148,6 +148,7 @@ def test_help(i, parts, answers):
         assert part in out
 
 
+@pytest.mark.slow
 def test_a_run_from_another_folder(tmp_path):
     """Through the command, with a method that trains nothing: table, files, default workdir."""
     store, split = tiny.world()

@@ -48,6 +48,15 @@ EXPECTED = {
 }
 # Nothing moves in substage 2 of AV-Diff+; tests of its own try its other head.
 TRAINED = [name for name in COUNTS if name not in ("ncm", "linear", "avdiff_plus")]
+PLUS = pytest.param("avdiff_plus", marks=pytest.mark.slow)
+
+
+def but_slow(*names, more=()):
+    """The trained methods, these in the slow tier, each with `more` arguments of the test."""
+    return [
+        pytest.param(name, *more, marks=[pytest.mark.slow] if name in names else [])
+        for name in TRAINED
+    ]
 
 
 def test_every_method_is_here():
@@ -136,10 +145,7 @@ def test_learns_separable_classes(name):
 
 
 # The next test has the same masks, in training.
-@pytest.mark.parametrize("name", [
-    name if name in ("ncm", "linear") else pytest.param(name, marks=pytest.mark.slow)
-    for name in COUNTS
-])
+@pytest.mark.parametrize("name", ["ncm", "linear", *but_slow(*TRAINED), PLUS])
 def test_padding_changes_no_score(name):
     variables, batch = fresh(name), toy.draw(toy.key(3))
     scores, stats = scorer(name)(variables, batch)
@@ -148,10 +154,8 @@ def test_padding_changes_no_score(name):
     chex.assert_trees_all_equal(stats, variables.stats)
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name == "avgan" else name  # AV-Diff's trunk
-    for name in TRAINED
-])
+# AV-GAN has AV-Diff's trunk, and tests/methods/test_tokens.py tries what the others hide.
+@pytest.mark.parametrize("name", but_slow("avgan", "hip", "mbt", "perceiver", "zorro"))
 def test_padding_changes_no_loss(name):
     """In training, without dropout: losses of all players, and the statistics."""
     info, method, variables = toy.info(name), METHODS[name], fresh(name)
@@ -173,7 +177,8 @@ def test_padding_changes_no_loss(name):
 
 
 @pytest.mark.parametrize(
-    "name, mode", [*((name, "train") for name in TRAINED), ("mbt", "eval"), ("sldg", "eval"),
+    # tests/methods/test_losses_and_players.py tries the players of AV-GAN.
+    "name, mode", [*but_slow("avgan", more=("train",)), ("mbt", "eval"), ("sldg", "eval"),
                    ("tsl", "eval")]
 )
 def test_frozen_groups_stand_still(name, mode):

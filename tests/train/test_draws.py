@@ -23,7 +23,7 @@ from tests import tiny
 pytestmark = pytest.mark.usefixtures("small_programs")
 
 # What moves many networks takes long to compile.
-SLOW = pytest.param("train", "method=avgan", marks=pytest.mark.slow)
+SLOW = [pytest.param("train", words, marks=pytest.mark.slow) for words in ("", "method=avgan")]
 TOGETHER = [Phase(2, 2, None)]
 APART = [Phase(2, 2, draw) for draw in range(3)]
 
@@ -37,7 +37,7 @@ def train_epochs(b, phase, vars, workdir, epochs=1):
     return list(split_draws(b, phase, outcome.state, outcome.record))
 
 
-@pytest.mark.parametrize("mode, words", [("train", ""), ("eval", ""), SLOW])
+@pytest.mark.parametrize("mode, words", [("eval", ""), *SLOW])
 def test_side_by_side_equals_one_after_the_other(mode, words, tmp_path):
     """Variables, statistics and losses of each draw."""
     c = tiny.config(words, train__frozen_mode=mode, train__learning_rate=1e-3)

@@ -61,7 +61,8 @@ def test_many_classes_take_little_memory(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "function", [metrics.evaluate, metrics.curve, metrics.ausuc, fit_temperature]
+    "function", [metrics.evaluate, metrics.curve, metrics.ausuc,
+                 pytest.param(fit_temperature, marks=pytest.mark.slow)]
 )
 def test_scores_are_not_copied(function):
     rng = np.random.default_rng(0)
