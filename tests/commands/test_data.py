@@ -369,6 +369,7 @@ def test_unwritable_plot(run):
     assert code == 2 and "cannot draw p.nonsense" in err and os.listdir() == ["s.h5"]
 
 
+@pytest.mark.slow
 def test_as_a_program_from_any_folder(tmp_path):
     """No install, no working directory, no Python path."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -184,6 +184,7 @@ for end in (stop.Stopped(15), stop.Stopped(2), KeyboardInterrupt()):
 """
 
 
+@pytest.mark.slow
 def test_exit_codes_of_a_stop():
     """By SIGTERM, by Ctrl-C and by a second Ctrl-C."""
     run = subprocess.run(
