@@ -8,7 +8,7 @@ code that differs from our default, `fast` what trains several times as fast on 
 
 from ml_collections import ConfigDict
 
-from avdiff_jax.cli.choices import OF_WORD
+from avdiff_jax.cli.choices import OF_WORD, find_usual_value
 from configs import methods
 
 SHOTS = (1, 5, 10, 20)
@@ -151,7 +151,7 @@ def apply(c: ConfigDict, w: dict) -> ConfigDict:
       ValueError: words that contradict each other.
     """
     c.method = w.get("method", c.method)
-    c.generator = w.get("generator", "none" if c.method == "avdiff_plus" else c.generator)
+    c.generator = w.get("generator", find_usual_value("generator", c.method))
     c.model.attention = w.get("attention", c.model.attention)
     c.model.modality = w.get("modality", c.model.modality)
     c.diffusion.condition = w.get("condition", c.diffusion.condition)

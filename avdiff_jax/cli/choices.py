@@ -85,12 +85,19 @@ DEPENDENCES = (
     Dependence(("train.patience",), "train.plateau", (True,)),
     Dependence(("data.synthetic.",), "data.synthetic.classes", range(1, sys.maxsize)),
 )
+# Of methods that are not the paper's: what is usual where it is not as in its main table.
+USUAL = {("avdiff_plus", "generator"): "none"}
 OF_FIELD = {choice.field: choice for choice in CHOICES}
 OF_WORD = {choice.word: choice for choice in CHOICES if choice.word}
 BELOW_ONE = ("dropout", "drop_", "ema")  # how a field's own name begins
 NOT_POSITIVE = (
     "seed", "model.switch", "diffusion.few_steps", "train.patience", "train.weight_decay",
 )
+
+
+def find_usual_value(field: str, method: str) -> str:
+    """The value that a choice with a word has unless another one is asked for."""
+    return USUAL.get((method, field), OF_FIELD[field].usual)
 
 
 def check_values(config: ConfigDict) -> None:

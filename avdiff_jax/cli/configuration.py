@@ -114,7 +114,7 @@ def find_usual(config: Mapping, *words: str) -> dict:
 
 
 # Fields that files of earlier code lack, with the values that stand for what it did.
-LATER = {"train.draws": "auto"}
+LATER = {"train.draws": "auto", "avdiff_plus.jitter": "0"}
 
 
 def differences(ours: Mapping, theirs: Mapping) -> dict[str, tuple]:

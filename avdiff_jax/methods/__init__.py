@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from avdiff_jax.cli.choices import DEPENDENCES, OF_WORD, fields
+from avdiff_jax.cli.choices import DEPENDENCES, OF_FIELD, fields, find_usual_value
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import (
     attention_fusion,
@@ -103,7 +103,7 @@ def check(config: ConfigDict, usual: ConfigDict | None = None) -> None:
     """
     name, values = config.method, dict(fields(config))
     refuse = method(name).check
-    wanted = {choice.field: choice.usual for choice in OF_WORD.values()}
+    wanted = {field: find_usual_value(field, name) for field in OF_FIELD if OF_FIELD[field].word}
     wanted |= dict(fields(usual)) if usual else {}
     for field, value in values.items():
         if value == wanted.get(field, value):

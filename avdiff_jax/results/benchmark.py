@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from avdiff_jax.cli import configuration
-from avdiff_jax.cli.choices import OF_FIELD, OF_WORD
+from avdiff_jax.cli.choices import OF_FIELD, OF_WORD, find_usual_value
 from avdiff_jax.cli.flags import OVERRIDE
 from avdiff_jax.data.of_config import find_store
 from avdiff_jax.data.splits import from_store, split_file
@@ -130,7 +130,7 @@ def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str
         if before in ("", "all"):
             raise UserError(f"{text} is a setting of no method: write avdiff,{text}")
         method, departures = rows.pop()
-        rows.append((method, _sorted({**dict(departures), **dict(_departure(text))})))
+        rows.append((method, _sorted({**dict(departures), **dict(_departure(text, method))})))
     for text in variants:
         plain_rows = [method for method, departures in rows if not departures]
         field = _field(text)
@@ -140,7 +140,7 @@ def rows(methods: Sequence[str], variants: Sequence[str] = ()) -> list[tuple[str
                 f"variant {text} means nothing to {', '.join(plain_rows)}: it is for "
                 f"{', '.join(method for method in METHODS if reads(method, field))}"
             )
-        rows += [(method, _departure(text)) for method in having]
+        rows += [(method, _departure(text, method)) for method in having]
     return list(dict.fromkeys(rows))
 
 
@@ -155,10 +155,10 @@ def _field(text: str) -> str:
     return OF_WORD[name].field if name in OF_WORD else name
 
 
-def _departure(text: str) -> Setting:
+def _departure(text: str, method: str) -> Setting:
     """What name=value is among the departures of a row: nothing where it is the usual value."""
     ((name, value),) = setting(text)
-    usual = name in OF_WORD and value == OF_WORD[name].usual
+    usual = name in OF_WORD and value == find_usual_value(OF_WORD[name].field, method)
     return () if usual else ((name, value),)
 
 

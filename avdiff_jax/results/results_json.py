@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import avdiff_jax
-from avdiff_jax.cli.choices import OF_WORD, fields
+from avdiff_jax.cli.choices import OF_WORD, fields, find_usual_value
 from avdiff_jax.cli.configuration import differences, find_usual
 from avdiff_jax.cli.upgrade import upgrade
 from avdiff_jax.errors import UserError
@@ -178,7 +178,8 @@ def compared_by(config: Mapping) -> dict[str, Any]:
 
 
 def ablation(config: Mapping) -> dict[str, str]:
-    """The choices in which a configuration departs from the main table, as `paper_row` takes them.
+    """The choices in which a configuration departs from what is usual for its method, which is the
+    main table for those of the paper, as `paper_row` takes them.
 
     A field that the configuration lacks counts as no departure.
     """
@@ -187,6 +188,6 @@ def ablation(config: Mapping) -> dict[str, str]:
         value = config
         for part in choice.field.split("."):
             value = value.get(part, {})
-        if value and value != choice.usual:
+        if value and value != find_usual_value(choice.field, config.get("method", "")):
             departures[name] = value
     return departures

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from avdiff_jax.cli.choices import OF_WORD
-from avdiff_jax.cli.configuration import flat
+from avdiff_jax.cli.configuration import LATER, flat
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS
 from avdiff_jax.results.intervals import half_interval
@@ -195,7 +195,8 @@ def _other_fields(run: Finished) -> dict[str, object]:
     the file of a split stands what kind of split it is, where the run has kept that."""
     named = {"seed", "dataset", "shots", "method"}
     named |= {choice.field for choice in OF_WORD.values()}
-    fields = {name: value for name, value in flat(run.config).items() if name not in named}
+    every = LATER | flat(run.config)
+    fields = {name: value for name, value in every.items() if name not in named}
     if run.origin.get("seed") is not None:
         sizes = "-".join(map(str, run.origin["sizes"]))
         fields["data.split"] = f"{run.origin['name']}-by-{run.origin['by']}-{sizes}"

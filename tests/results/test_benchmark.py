@@ -10,6 +10,7 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.methods import METHODS
 from avdiff_jax.results import benchmark
 from avdiff_jax.results.benchmark import ClassSplits
+from avdiff_jax.results.results_json import ablation
 from tests import ROOT, tiny
 from tests.results.finished import GAUSSIAN, NONE, OWN, UCF, small_grid
 
@@ -62,6 +63,18 @@ def test_an_override_is_for_the_methods_that_read_it(tmp_path):
 def test_the_usual_value_of_a_variant_is_not_run_twice(tmp_path):
     grid = small_grid(tmp_path, variants=["diffusion.steps=200", "generator=diffusion"])
     assert [run.key.label for run in grid] == ["avdiff", "ncm"]
+
+
+def test_a_method_may_have_another_usual_value(tmp_path):
+    """AV-Diff+ has no generator unless one is asked for."""
+    methods = ["avdiff_plus", "generator=diffusion", "avdiff_plus", "generator=none"]
+    with_one, without = small_grid(tmp_path, methods=methods)
+    assert with_one.key.label == "avdiff_plus,generator=diffusion"
+    assert with_one.flags[0].endswith(",method=avdiff_plus,generator=diffusion")
+    assert with_one.config["generator"] == "diffusion"
+    assert without.key.label == "avdiff_plus" and without.config["generator"] == "none"
+    assert ablation(with_one.config) == {"generator": "diffusion"}
+    assert ablation(without.config) == {}
 
 
 def test_a_field_and_its_word_are_the_same_variant():
