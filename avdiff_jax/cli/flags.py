@@ -117,6 +117,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Instead of usage and exit."""
+        flags = [word for word in self._given if word.startswith("--")]
+        mistyped = [word for word in flags if word not in self._option_string_actions]
+        if mistyped and not self._subparsers and "required" in message:
+            # argparse comes to what it does not know only when all is there that it needs
+            message = f"unrecognized arguments: {' '.join(sorted(mistyped))}"
         if message.startswith("the following arguments are required"):
             # argparse comes to the flags of which one is needed only when all others are there
             for group in self._mutually_exclusive_groups:

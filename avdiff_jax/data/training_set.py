@@ -89,7 +89,8 @@ def find_unseen(
         if source.groups is not None:
             related = np.isin(source.groups[rows], trained_on.groups) & ~seen
     if left_out := int((seen | related).sum()):
+        others = int(related.sum())
         note(f"{left_out} of {len(rows)} clips of {source.place} are left out: the model was "
-             f"trained on {int(seen.sum())} of them, and on others of the same group as "
-             f"{int(related.sum())}")
+             f"trained on {int(seen.sum())} of them"
+             + (f", and on others of the same group as {others}" if others else ""))
     return np.flatnonzero(~(seen | related))

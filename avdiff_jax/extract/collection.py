@@ -64,6 +64,9 @@ def open_collection(path: FilePath) -> Collection:
       UserError: nothing is there, or what is there contradicts itself.
     """
     path = os.fspath(path)
+    if not os.path.exists(path):
+        raise UserError(f"there are no clips at {path}, which does not exist: name a folder of "
+                        "video files or a CSV that lists them")
     return of_folder(path) if os.path.isdir(path) else of_csv(path)
 
 

@@ -195,8 +195,8 @@ def spell(names: Sequence[str], known: Collection[str], kind: str) -> list[str]:
     find = NameMatcher(known)
     lacking = {name: near(name, known) for name in names if find(name) is None}
     if lacking:
-        raise UserError(f"{len(lacking)} {kind} classes have no clips: {list_names(lacking)}: "
-                        f"change them")
+        raise UserError(f"no clip has a class named {list_names(lacking)} ({len(lacking)} of the "
+                        f"{len(names)} {kind} classes asked for): change the names")
     return sorted({found for name in names if (found := find(name)) is not None})
 
 

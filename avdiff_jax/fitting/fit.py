@@ -16,7 +16,7 @@ from avdiff_jax.data.splits import split_file
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
-from avdiff_jax.fitting.classes import choose_split
+from avdiff_jax.fitting.classes import choose_split, spell
 from avdiff_jax.fitting.controls import CONTROLS, finish_run
 from avdiff_jax.fitting.sources import Settings, find_source
 from avdiff_jax.inference.model import Trained, load
@@ -26,8 +26,9 @@ from avdiff_jax.methods import METHODS
 from avdiff_jax.results.controls import Comparison, compare, harmonic_mean
 from avdiff_jax.results.overview import draw_overview
 from avdiff_jax.results.runs import Finished
+from avdiff_jax.train.workdir import FIT
 
-CONFIG, FILE = "configs/clips.py", "fit.json"
+CONFIG = "configs/clips.py"
 
 
 class Request(TypedDict):
@@ -116,6 +117,9 @@ def fit(
     begun = read_request(folder, request)
     store_path, split_path = folder / f"{source.name}.h5", folder / "split.json"
     if "clips" not in begun:
+        if known := source.class_names():  # said before what takes long
+            spell(novel or [], known, "novel")
+            spell(base or [], known, "base")
         print(f"features of {source.name}")
         print(source.write(store_path, given))
         write_request(folder, request, "clips", "settings")
@@ -158,7 +162,9 @@ def read_request(folder: Path, request: Mapping) -> Mapping:
     Raises:
       UserError: it was another request.
     """
-    path, wanted = folder / FILE, documents.plain(request)
+    path, wanted = folder / FIT, documents.plain(request)
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} holds a run of launch/main.py: choose another folder")
     begun = REQUEST.read(path) if path.exists() else {}
     for name in wanted:
         if name in begun and begun[name] != wanted[name]:
@@ -172,7 +178,7 @@ def read_request(folder: Path, request: Mapping) -> Mapping:
 def write_request(folder: Path, request: Mapping, *names: str) -> None:
     """Keeps the parts of a request that are done."""
     done = {name: request[name] for name in names}
-    documents.write(folder / FILE, {
+    documents.write(folder / FIT, {
         "schema": REQUEST.schema, "version": REQUEST.version, **done})
 
 

@@ -49,6 +49,10 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...
 
+    def class_names(self) -> Sequence[str]:
+        """The classes that clips have, as far as that is known before the store is made."""
+        ...
+
     def fingerprint(self) -> str: ...
 
     def write(self, path: Path, settings: Settings) -> str:
@@ -99,6 +103,10 @@ class VideoFiles:
         """That of the folder or list."""
         return self.collection.name
 
+    def class_names(self) -> Sequence[str]:
+        """Those of the folder or list."""
+        return self.collection.class_names
+
     def fingerprint(self) -> str:
         """By size and time of change of the files."""
         return _digest((*clip, *_state(clip.path)) for clip in self.collection.clips)
@@ -124,6 +132,10 @@ class FeatureFiles:
     def name(self) -> str:
         """That of the folder or manifest."""
         return self.path.resolve().stem
+
+    def class_names(self) -> Sequence[str]:
+        """Not known yet."""
+        return ()
 
     def fingerprint(self) -> str:
         """By size and time of change of the files."""
@@ -159,6 +171,10 @@ class Arrays:
     groups: Sequence[str] | None
     name: str = "arrays"
 
+    def class_names(self) -> Sequence[str]:
+        """Those that were given."""
+        return sorted({*map(str, self.classes)})
+
     def fingerprint(self) -> str:
         """By their values."""
         return _digest(
@@ -168,7 +184,7 @@ class Arrays:
 
     def write(self, path: Path, settings: Settings) -> str:
         """Stores them. Raises UserError where nobody says how long a token lasts."""
-        class_names = sorted({*map(str, self.classes)})
+        class_names = self.class_names()
         text, (audio, video) = class_text(class_names, settings.text), _rates(settings)
         digits = len(str(len(self.clips)))
 

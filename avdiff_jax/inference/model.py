@@ -281,7 +281,12 @@ def load(path: FilePath, draw: int = 0) -> Trained:
             f"{path} does not exist: name the workdir of a finished run or a model file"
         )
     if path.is_dir():
-        path = model_file(path, draw)
+        folder, path = path, model_file(path, draw)
+        inside = sorted(str(file.parent) for file in folder.glob(f"*/{path.name}"))
+        if not path.exists() and inside:
+            raise UserError(
+                f"{folder} has a model for each of its runs: name one of {', '.join(inside)}"
+            )
         if not path.exists():
             raise UserError(
                 f"{path} does not exist: name the workdir of a run that has finished, or write "

@@ -52,6 +52,8 @@ class RecordContent(TypedDict):
     trials: NotRequired[list[TrialContent]]
 
 
+FIT = "fit.json"  # of a folder that launch/fit.py made
+
 RECORD = documents.Document(
     "record", RecordContent,
     "delete it and go on with --resume, which makes it again from the checkpoints", version=1,
@@ -66,6 +68,8 @@ def claim(workdir: pathlib.Path, config: ConfigDict, resume: bool) -> None:
     """
     path = workdir / "config.json"
     wanted = documents.plain(config.to_dict())
+    if (workdir / FIT).exists():
+        raise UserError(f"{workdir} holds a fit, whose runs lie in it: choose another --workdir")
     if path.exists():
         if not resume:
             raise UserError(

@@ -78,6 +78,7 @@ def test_defaults_are_shown_where_there_are_some():
 @pytest.mark.parametrize("words, complaint", [
     ([], "required: --out, --store or --npz (--help"),
     (["--out=x"], "one of the arguments --store --npz is required"),
+    (["--out=x", "--stor=x", "y"], "unrecognized arguments: --stor (--help"),
     (["--npz=x"], "required: --out (--help"),
     (["--out=x", "--npz=y", "--see=3"], "unrecognized arguments: --see=3"),
 ])

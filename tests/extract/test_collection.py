@@ -44,6 +44,11 @@ def test_no_clips(tmp_path):
         open_collection(tmp_path)
 
 
+def test_nothing_there(tmp_path):
+    with pytest.raises(UserError, match=r"no clips at .*none, which does not exist: name a folder"):
+        open_collection(tmp_path / "none")
+
+
 def test_a_csv(tmp_path):
     (tmp_path / "clips.csv").write_text(
         "path,class,clip_id,group,start,end\n"

@@ -14,7 +14,9 @@ import avdiff_jax
 from avdiff_jax.data.importers import text_encoders
 from avdiff_jax.errors import UserError
 from avdiff_jax.fitting import fit as fitting
+from avdiff_jax.inference import model as models
 from avdiff_jax.results.results_json import read_results
+from avdiff_jax.train import workdir as workdirs
 from tests import ROOT, tiny
 
 COUNTS = {"ant": 14, "bee": 12, "cat": 12, "dog": 11, "eel": 6, "fox": 1}
@@ -145,6 +147,24 @@ def test_what_was_refused_binds_nobody(tmp_path):
                     video_seconds=1.0)
     assert run_fit(tmp_path / "x", shots=1).split["shots"] == 1
     assert (tmp_path / "x" / "arrays.h5").stat().st_mtime_ns == store.st_mtime_ns
+
+
+def test_a_fit_and_a_run_share_no_folder(made, tmp_path):
+    with pytest.raises(UserError, match=r"holds a fit, whose runs lie in it: choose another"):
+        workdirs.claim(made.folder, tiny.config(), resume=False)
+    with pytest.raises(UserError, match=r"one of .*mine/linear, .*mine/ncm$"):
+        models.load(made.folder)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a run of launch/main\.py: choose another"):
+        run_fit(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_names_are_looked_at_before_anything_is_made(tmp_path):
+    for kind in ("novel", "base"):
+        with pytest.raises(UserError, match=rf"no clip has a class named 'eal'.* of the 2 {kind}"):
+            run_fit(tmp_path / "out", **{kind: ["eal", "fox"]})
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_public_name():
