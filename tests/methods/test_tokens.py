@@ -150,6 +150,7 @@ def test_hip_merges_neighbours_and_leaves_empty_groups_out():
     assert not merge_groups(jnp.zeros((1, 8, 4), bool), 3, 2).any()
 
 
+@pytest.mark.slow
 def test_hip_modalities_meet_in_the_processor():
     module = Hip(toy.config("hip"))
     variables = made(module)
@@ -206,6 +207,7 @@ def test_attention_fusion_gate_weighs_the_outputs():
     assert np.ptp(out["fused"] - low) > 1e-3
 
 
+@pytest.mark.slow
 def test_perceiver_takes_one_modality():
     info = toy.info("perceiver", model__modality="audio")
     method, batch = perceiver.METHOD, toy.draw(toy.key(0), clips=4)
