@@ -80,7 +80,9 @@ def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
 
 def needs_residuals(info: Info) -> bool:
     """Whether anything is moved by what base clips have beyond their class."""
-    return info.config.avdiff_plus.jitter != "0" or info.config.generator == "transfer"
+    plus = info.config.avdiff_plus
+    learns = plus.head != "gaussian"
+    return learns and (plus.jitter != "0" or info.config.generator == "transfer")
 
 
 def features(info: Info, variables: Vars, batch: Batch, key: jax.Array, train: bool):
@@ -162,7 +164,7 @@ def loss(
     """
     k_head, k_sample = jax.random.split(key)
     moved, jitter = features, JITTER[info.config.avdiff_plus.jitter]
-    if jitter:
+    if jitter and needs_residuals(info):
         k_jitter = jax.random.fold_in(key, 2)
         moved += jitter * draw_residuals(variables.buffers, len(features), k_jitter)
     seen = see(info, variables, moved)
