@@ -106,3 +106,27 @@ def test_classes_are_added_exactly(run, tmp_path):
         np.testing.assert_allclose(bigger.scores(audio, video)[:, places], wanted, atol=1e-5)
     tiny.same(whole.vars.params["fusion"], model.vars.params["fusion"])
     assert (whole.predict(audio, video)[0][:, 0] == "new 1").any()
+
+
+@pytest.mark.parametrize("head, words, jitter", [
+    ("linear", "", "auto"), ("auto", "", "auto"), ("linear", ",generator=transfer", "1"),
+])
+def test_residuals(head, words, jitter, tmp_path):
+    """A model holds those that its fields ask for, whatever the run left open, and learns on."""
+    c = tiny.config(
+        f"method=avdiff_plus{words}", diffusion__few_steps=2, avdiff_plus__head=head,
+        avdiff_plus__space="token", avdiff_plus__jitter=jitter,
+    )
+    results, _ = tiny.finish(c, tmp_path / "w")
+    model = load(tmp_path / "w")
+    plus = model.info.config.avdiff_plus
+    assert "auto" not in (plus.head, plus.jitter)
+    trials = results["chosen"].get("avdiff_plus.jitter", {"trials": [None]})["trials"]
+    assert len(trials) == ({"linear": 3, "auto": 6}[head] if jitter == "auto" else 1)
+    residuals = model.vars.buffers.get("residuals")
+    wanted = plus.head == "linear" and (plus.jitter != "0" or bool(words))
+    assert (residuals is not None) == wanted
+    assert residuals is None or residuals.any()
+    clip = next(iter(of_store(open_store(c.data.store), [0])))
+    bigger = add_classes(model, [clip.audio] * 2, [clip.video] * 2, ["new"] * 2)
+    assert bigger.scores([clip.audio], [clip.video]).shape == (1, len(model.info.classes) + 1)
