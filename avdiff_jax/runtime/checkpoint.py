@@ -32,6 +32,7 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=False, create=True
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._failed = False
 
     def __enter__(self):
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._unless_closed
@@ -39,7 +40,9 @@ class Checkpoints:
 
     def __exit__(self, *_):
         self._manager.close()
-        sys.unraisablehook = self._unraisable
+        # After a failed save the last of them come later than this.
+        if not self._failed:
+            sys.unraisablehook = self._unraisable
 
     def _unless_closed(self, unraisable: Any) -> None:
         """A save ends with the first array that cannot be written; the others report to an event
@@ -62,6 +65,7 @@ class Checkpoints:
         try:
             saved = self._manager.save(number, args=items, force=True)
         except (OSError, ValueError) as error:
+            self._failed = True
             # The library that writes the arrays tells what the system said in words only.
             code = re.search(r"os_error_code='(\d+)'", str(error))
             if not code and not isinstance(error, OSError):

@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+import types
 
 import jax
 import pytest
@@ -67,10 +69,13 @@ def test_a_disk_that_fills_up(disk, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
-    """The one before it stays, and says the sentence so."""
+    """The one before it stays, and says the sentence so; what its other arrays report to a loop
+    that is closed by then is not told, however late."""
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
     with checkpoint.Checkpoints(tmp_path / "c", keep=1) as checkpoints:
         checkpoints.save(1, {"x": jax.numpy.ones(3)}, {"at": 1})
         monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", full)
@@ -79,6 +84,9 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
             checkpoints.save(2, {"x": jax.numpy.zeros(3)}, {"at": 2})
         assert checkpoints.latest() == 1 and checkpoints.metadata(1) == {"at": 1}
         assert checkpoints.restore(1, {"x": jax.numpy.zeros(3)})["x"].sum() == 3
+    for late in ("Event loop is closed", "another fault"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(late)))
+    assert [str(unraisable.exc_value) for unraisable in told] == ["another fault"]
 
 
 @pytest.mark.parametrize("file", [
