@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,23 +33,12 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=False, create=True
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._failed = False
 
     def __enter__(self):
-        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._unless_closed
         return self
 
     def __exit__(self, *_):
         self._manager.close()
-        # After a failed save the last of them come later than this.
-        if not self._failed:
-            sys.unraisablehook = self._unraisable
-
-    def _unless_closed(self, unraisable: Any) -> None:
-        """A save ends with the first array that cannot be written; the others report to an event
-        loop that is closed by then, each with a traceback that tells nothing new."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._unraisable(unraisable)
 
     def save(self, number: int, state: Any, metadata: dict) -> None:
         """Writes checkpoint `number`; one that exists already is replaced.
@@ -62,10 +52,11 @@ class Checkpoints:
             state=ocp.args.StandardSave(state),
             metadata=ocp.args.JsonSave({"version": VERSION, **metadata}),
         )
+        tell = sys.unraisablehook
+        sys.unraisablehook = _but_for_closed_loops(tell)
         try:
             saved = self._manager.save(number, args=items, force=True)
         except (OSError, ValueError) as error:
-            self._failed = True
             # The library that writes the arrays tells what the system said in words only.
             code = re.search(r"os_error_code='(\d+)'", str(error))
             if not code and not isinstance(error, OSError):
@@ -78,6 +69,7 @@ class Checkpoints:
                 f"cannot write checkpoint {number} in {self.folder}: {reason}; make space, then go "
                 "on from the one before with --resume"
             ) from error
+        sys.unraisablehook = tell
         if not saved:
             raise RuntimeError(f"checkpoint {number} in {self.folder} was not written")
 
@@ -123,3 +115,13 @@ class Checkpoints:
                 f"checkpoint {number} in {self.folder} {complaint}: {line}; use the configuration "
                 "and data that it was made with, or begin in another --workdir"
             ) from error
+
+
+def _but_for_closed_loops(tell: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A save ends with the first array that cannot be written; the others report to an event loop
+    that is closed by then, even after the run has ended, each with a traceback that tells nothing
+    new. So this stays in place when a save failed."""
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            tell(unraisable)
+    return hook
