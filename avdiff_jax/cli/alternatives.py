@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.cli.choices import AUTO, CHOICES, fields
 
+MARGIN = 2.0  # AUSUC in points: Val has few novel classes, and a smaller lead says little
+
 
 def list_alternatives(config: ConfigDict) -> list[dict[str, str]]:
     """Lists all that the open fields of `config` may hold together, by dotted name; a single empty
@@ -19,6 +21,11 @@ def list_alternatives(config: ConfigDict) -> list[dict[str, str]]:
             *([value for value in choice.values if value != AUTO] for choice in still_open)
         )
     ]
+
+
+def is_usual(filled: Mapping[str, str]) -> bool:
+    """Tells whether all open fields hold what they do where Val says little."""
+    return all(filled[c.field] == c.on_val for c in CHOICES if c.field in filled)
 
 
 def count_alternatives() -> int:

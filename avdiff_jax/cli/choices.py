@@ -24,7 +24,8 @@ class Choice(NamedTuple):
     word: its name in the words of a configuration, in variants and tables; empty where it has none.
     usual: the value of the paper's main table, where it has a word.
     table: of the paper, that varies it.
-    on_val: whether `AUTO` leaves it open, to be chosen on Val of stage 1.
+    on_val: what it holds where `AUTO` leaves it open and Val of stage 1 does not clearly speak for
+      another value; empty where it cannot be left open.
     """
 
     field: str
@@ -32,7 +33,7 @@ class Choice(NamedTuple):
     word: str = ""
     usual: str = ""
     table: int | None = None
-    on_val: bool = False
+    on_val: str = ""
 
 
 CHOICES = (
@@ -42,9 +43,9 @@ CHOICES = (
     Choice(
         "generator", ("diffusion", "none", "gaussian", "transfer"), "generator", "diffusion", 4
     ),
-    Choice("avdiff_plus.head", ("linear", "gaussian", AUTO), on_val=True),
-    Choice("avdiff_plus.space", ("token", "raw", "both", AUTO), on_val=True),
-    Choice("avdiff_plus.jitter", ("0", "1", "2", AUTO), on_val=True),
+    Choice("avdiff_plus.head", ("linear", "gaussian", AUTO), on_val="gaussian"),
+    Choice("avdiff_plus.space", ("token", "raw", "both", AUTO), on_val="both"),
+    Choice("avdiff_plus.jitter", ("0", "1", "2", AUTO), on_val="0"),
     Choice("avdiff_plus.predict", diffusion.PREDICTIONS),
     Choice("data.audio_scale", ("255", "standardize")),
     Choice("data.residence", ("auto", "device", "host")),

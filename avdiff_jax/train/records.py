@@ -107,7 +107,7 @@ class Stage1Record:
     gamma: the calibration value.
     run_epochs: finished epochs over the whole run.
     temperature: of the probabilities; None in the records of earlier versions.
-    trials: what was tried for open fields, the best one first; stage 2 takes it.
+    trials: what was tried for open fields, the chosen one first; stage 2 takes it.
     """
 
     substage1: SubstageChoice

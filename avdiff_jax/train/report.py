@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from avdiff_jax import metrics
-from avdiff_jax.cli.alternatives import fill_fields
+from avdiff_jax.cli.alternatives import MARGIN, fill_fields
 from avdiff_jax.cli.choices import AUTO
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits.stages import SplitOrigin, concat_members
@@ -171,7 +171,7 @@ def collect_results(
         **(schedule if trains else {}),  # a method without steps has nothing to choose there
         "gamma": {"value": record.gamma, "on": f"{where}, {config.eval.calibration}"},
         **{
-            name: {"value": value, "on": f"{where}, best AUSUC", "trials": trials}
+            name: {"value": value, "on": f"{where}, AUSUC", "margin": MARGIN, "trials": trials}
             for name, value in record.filled.items()
         },
     }

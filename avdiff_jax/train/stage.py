@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avdiff_jax import metrics
-from avdiff_jax.cli.alternatives import list_alternatives
+from avdiff_jax.cli.alternatives import MARGIN, is_usual, list_alternatives
 from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.probabilities import fit_temperature
@@ -200,8 +200,8 @@ def try_alternatives(
     always from the best epoch of substage 1.
 
     Returns:
-      what was filled in and what was chosen then, by AUSUC on Val, the best first; finished epochs
-      over the whole run.
+      what was filled in and what was chosen then, see `rank_trials`; finished epochs over the
+      whole run.
     """
     run_epochs, tried = first.record.run_epochs, []
     for number, filled in enumerate(list_alternatives(context.info.config), start=1):
@@ -213,9 +213,24 @@ def try_alternatives(
         second = run_substage(setting, state, schedule, services, run_epochs)
         run_epochs = second.record.run_epochs
         tried.append((filled, SubstageChoice.of(second.record)))
-    if len(tried) > 1:
-        tried.sort(key=lambda trial: -trial[1].measured["val/AUSUC"])  # of equals the first
-    return tried, run_epochs
+    return rank_trials(tried), run_epochs
+
+
+def rank_trials(
+    tried: list[tuple[dict[str, str], SubstageChoice]]
+) -> list[tuple[dict[str, str], SubstageChoice]]:
+    """Sorts trials by AUSUC on Val, of equals the first one first; but the usual one comes before
+    all of them unless another leads it by more than `MARGIN`."""
+    if len(tried) == 1:
+        return tried
+
+    def ausuc(trial):
+        return trial[1].measured["val/AUSUC"]
+
+    best = max(map(ausuc, tried))
+    return sorted(tried, key=lambda trial: (
+        not (is_usual(trial[0]) and ausuc(trial) >= best - MARGIN), -ausuc(trial)
+    ))
 
 
 def run_stage2(

@@ -329,3 +329,19 @@ def test_batches_are_placed_once_where_the_clips_stay(residence, times, vars, mo
     first, second = (score_members(b, vars, members, batches) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert len(placed) == times * sum(len(bucket.rows) for bucket in batches.buckets)
+
+
+@pytest.mark.parametrize("ausuc, order", [
+    ({"token": 80.0, "raw": 50.0, "both": 78.5}, "both token raw"),  # a small lead says little
+    ({"token": 80.0, "raw": 80.0, "both": 77.5}, "token raw both"),  # of equals the first
+    ({"token": 60.0, "raw": 50.0, "both": 70.0}, "both token raw"),
+])
+def test_the_usual_trial_stands_unless_another_leads_clearly(ausuc, order):
+    tried = [
+        ({"avdiff_plus.space": space}, SubstageChoice(1, (), {"val/AUSUC": value}, 0.0))
+        for space, value in ausuc.items()
+    ]
+    ranked = stages.rank_trials(tried)
+    assert [filled["avdiff_plus.space"] for filled, _ in ranked] == order.split()
+    assert stages.rank_trials(tried[:1]) == tried[:1]
+    assert stages.rank_trials([({}, tried[0][1])]) == [({}, tried[0][1])]  # no field is open
