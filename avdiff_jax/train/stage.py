@@ -220,7 +220,7 @@ def rank_trials(
     tried: list[tuple[dict[str, str], SubstageChoice]]
 ) -> list[tuple[dict[str, str], SubstageChoice]]:
     """Sorts trials by AUSUC on Val, of equals the first one first; but the usual one comes before
-    all of them unless another leads it by more than `MARGIN`."""
+    all of them unless another leads it by more than `MARGIN` of its own."""
     if len(tried) == 1:
         return tried
 
@@ -229,7 +229,7 @@ def rank_trials(
 
     best = max(map(ausuc, tried))
     return sorted(tried, key=lambda trial: (
-        not (is_usual(trial[0]) and ausuc(trial) >= best - MARGIN), -ausuc(trial)
+        not (is_usual(trial[0]) and ausuc(trial) >= best * (1 - MARGIN)), -ausuc(trial)
     ))
 
 
