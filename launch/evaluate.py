@@ -43,6 +43,7 @@ def parser() -> Parser:
     p.add_argument("--draw", type=int, help="one draw of the few shots; default: all of a run, "
                                             "that of a model file")
     p.add_argument("--gamma", type=finite, help="default: chosen on Val")
+    p.add_center_groups()
     p.add_output("DIR", "a folder for the files")
     return p
 
@@ -93,7 +94,8 @@ def main(argv=None):
         devices.configure()
         data = find_data(args, next(iter(loaded.values())))
         outcome = evaluation.evaluate(
-            loaded, data.source, data.split, pathlib.Path(args.out), data.split_path
+            loaded, data.source, data.split, pathlib.Path(args.out), data.split_path,
+            args.center_groups,
         )
         print(f"{run_table.plain(outcome)}\nwritten to {args.out}")
 

@@ -7,7 +7,8 @@
 
 A row holds the clip's id, whether the best class is a base one, a novel one of the run (known from
 few clips) or an added one, and the best classes with their probabilities. Clips are streamed:
-memory does not grow with their number. The CSV appears when it is complete.
+memory does not grow with their number, but for the scores under --center-groups, which looks at all
+clips of a group. The CSV appears when it is complete.
 """
 
 import pathlib
@@ -18,12 +19,15 @@ sys.path.insert(0, str(ROOT))
 
 import csv
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
 from avdiff_jax.cli.flags import Parser
+from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.errors import UserError, note, one_sentence
 from avdiff_jax.inference import model as models
+from avdiff_jax.inference.groups import score_centered
 from avdiff_jax.inference.sources import open_source
 from avdiff_jax.io.files import draft
 from avdiff_jax.results import plots
@@ -39,11 +43,17 @@ def parser() -> Parser:
     p = Parser(__doc__)
     p.add_model()
     p.add_clips()
+    p.add_center_groups()
     p.add_argument("--top", type=int, default=1, help="classes a clip")
     p.add_output("FILE.csv", "where the classes go")
     p.add_output("FILE.png", f"a picture of the first {DRAWN} clips", flag="--plot",
                  required=False)
     return p
+
+
+def score_at_once(model: models.Trained, source: ClipSource) -> Iterator:
+    """Clip ids and scores [n, C] of all clips, in one piece."""
+    yield source.clip_ids.tolist(), score_centered(model, source)
 
 
 def main(argv=None):
@@ -65,7 +75,8 @@ def main(argv=None):
                 Progress(len(source), "predict") as progress:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["clip_id", "kind", *columns])
-            for ids, scores in model.scored(source):
+            scored = score_at_once(model, source) if args.center_groups else model.scored(source)
+            for ids, scores in scored:
                 for clip, labels, p in zip(ids, *model.best(scores, args.top), strict=True):
                     row = [clip, model.kinds[labels[0]]]
                     for label, probability in zip(labels, p, strict=True):

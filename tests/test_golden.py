@@ -256,6 +256,7 @@ def compare_updates(name, before, state, state_dict):
     assert (error > 2e-6).mean() < 0.03
 
 
+@pytest.mark.slow
 def test_three_adam_steps(toy):
     info, batch, vars = toy
     want = load("adam3_novel")

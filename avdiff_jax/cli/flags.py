@@ -64,6 +64,14 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--accept-values", action="store_true",
                           help="take values that lie far from those that the model was trained on")
 
+    def add_center_groups(self) -> None:
+        """The flag that asks for `inference.groups.score_centered`."""
+        self.add_argument(
+            "--center-groups", action="store_true",
+            help="transductive: bring the mean scores of each group (speaker, session, scene) to "
+                 "those of the training clips; all clips are one group where none are known",
+        )
+
     def add_config(self, required: bool = True) -> None:
         """The flag that names a configuration, as `configuration.resolve` takes it."""
         self.add_argument("--config", required=required, metavar="FILE.py:WORDS",

@@ -72,6 +72,7 @@ class Results(TypedDict):
     timing: dict[str, float]
     chosen: NotRequired[dict[str, Choice]]
     data: NotRequired[Data]
+    transductive: NotRequired[str]
 
 
 FILE = documents.Document("results file", Results, "run again", "avdiff_jax.results", 1)

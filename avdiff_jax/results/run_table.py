@@ -70,6 +70,8 @@ def _notes(results: Mapping, beside_paper: bool) -> list[str]:
             "HM of ours is that of the mean B and mean N, as in the paper; "
             f"the mean of the draws' own HM is {results['test']['mean_of_hm']:.2f}."
         )
+    if "transductive" in results:
+        notes.append("Transductive: the unlabelled test clips of each group moved its mean scores.")
     for name, choice in sorted(results.get("chosen", {}).items()):
         value = choice["value"]
         shown = f"{value:.4g}" if isinstance(value, float) else value

@@ -15,6 +15,7 @@ from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.data.training_set import Draw
 from avdiff_jax.errors import UserError
+from avdiff_jax.inference.groups import score_centered
 from avdiff_jax.inference.model import Trained
 from avdiff_jax.io.documents import plain
 from avdiff_jax.io.files import make_folder, written_to
@@ -28,7 +29,7 @@ from avdiff_jax.train.report import describe_data, write_confusion, write_draw, 
 
 def evaluate(
     models: Mapping[int, Trained], source: ClipSource, split: Split | None, folder: Path,
-    split_path: str | None = None,
+    split_path: str | None = None, center_groups: bool = False,
 ) -> dict:
     """Measures finished models by draw; writes the files that a run writes about its test, those
     that need clips of base and novel classes only where there are both.
@@ -38,6 +39,7 @@ def evaluate(
       split: names the test clips of each draw, of which `find_unseen` leaves some out unless a
         model was trained by it; without one they are all clips of the source.
       split_path: its file, for the record; "" for no split, None where all is the run's own.
+      center_groups: score as `groups.score_centered`, which looks at all test clips of a group.
       folder: made if missing; where nothing could be measured it is not left behind.
 
     Returns:
@@ -52,7 +54,8 @@ def evaluate(
     }
     with written_to(folder), make_folder(folder):
         measurements = {
-            draw: measure_model(model, source, tested[draw]) for draw, model in models.items()
+            draw: measure_model(model, source, tested[draw], center_groups)
+            for draw, model in models.items()
         }
     for draw, measurement in measurements.items():
         write_draw(folder, draw, models[draw], measurement, source.clip_ids)
@@ -69,6 +72,7 @@ def evaluate(
         config=plain(config.to_dict()), device=devices.describe(),
         timing={"wall_seconds": time.monotonic() - started},
         data=describe_data(source, model.info, stages.describe_origin(split) if split else None),
+        **({"transductive": "center_groups"} if center_groups else {}),
     )
     write_results(folder, results)
     if all(m.of_both_kinds for m in measurements.values()):
@@ -76,11 +80,14 @@ def evaluate(
     return results
 
 
-def measure_model(model: Trained, source: ClipSource, members: Members) -> Measurement:
+def measure_model(
+    model: Trained, source: ClipSource, members: Members, center_groups: bool
+) -> Measurement:
     """Measures a finished model on clips of a source, at its own calibration value."""
     order = np.argsort(members.clips)
+    clips = source.select(members.clips[order])
     scores = np.zeros((len(order), len(model.info.classes)), np.float32)
-    scores[order] = model.score_all(source.select(members.clips[order]))
+    scores[order] = score_centered(model, clips) if center_groups else model.score_all(clips)
     return measure_scores(scores, members, model.info.is_base, model.gamma)
 
 

@@ -68,6 +68,30 @@ def test_evaluate_gives_what_the_run_measured(run, finished, tmp_path):
     assert ours == theirs and "reliability-draw2.png" in ours
 
 
+def test_centered_groups(run, finished, tmp_path):
+    """Told as transductive, and what it looks at is no label."""
+    workdir, results, *_ = finished
+    code, out, err = run("evaluate", "--model", workdir, "--out", "e", "--center-groups")
+    assert code == 0, err
+    assert "Transductive: the unlabelled test clips" in out
+    again = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert again["transductive"] == "center_groups" and "transductive" not in results
+    with np.load(workdir / "scores-draw1.npz") as a, np.load(tmp_path / "e/scores-draw1.npz") as b:
+        assert np.abs(a["scores"] - b["scores"]).max() > 1e-4
+        store = open_store(tiny.world()[0])
+        where = {clip: i for i, clip in enumerate(store.clip_ids.tolist())}
+        groups = store.groups[[where[clip] for clip in a["clips"].tolist()]]
+        for group in set(groups):  # all clips of a group alike
+            moved = (b["scores"] - a["scores"])[groups == group]
+            np.testing.assert_allclose(moved, moved[:1].repeat(len(moved), 0), atol=1e-6)
+    words = ["--model", models.model_file(workdir, 1), "--store", store.path, "--top", 12]
+    for name, more in (("p.csv", []), ("q.csv", ["--center-groups"])):
+        code, _, err = run("predict", *words, *more, "--out", name)
+        assert code == 0, err
+    p, q = read(tmp_path / "p.csv"), read(tmp_path / "q.csv")
+    assert [row[0] for row in p] == [row[0] for row in q] and p != q
+
+
 def test_tables(finished):
     """By hand, from the scores."""
     workdir, results, *_ = finished
@@ -432,6 +456,7 @@ def mixed(tmp_path):
     return [*new.values()]
 
 
+@pytest.mark.slow
 def test_add_class(run, refused, finished, mixed, tmp_path):
     workdir = finished[0]
     words = ["add_class", "--model", workdir, "--store", "mixed.h5", "--out", "b.npz"]

@@ -154,8 +154,8 @@ def test_padding_changes_no_score(name):
     chex.assert_trees_all_equal(stats, variables.stats)
 
 
-# AV-GAN has AV-Diff's trunk, and tests/methods/test_tokens.py tries what the others hide.
-@pytest.mark.parametrize("name", but_slow("avgan", "hip", "mbt", "perceiver", "zorro"))
+# Most have AV-Diff's masks, and tests/methods/test_tokens.py tries what the others hide.
+@pytest.mark.parametrize("name", but_slow(*{*TRAINED} - {"avdiff", "tsl"}))
 def test_padding_changes_no_loss(name):
     """In training, without dropout: losses of all players, and the statistics."""
     info, method, variables = toy.info(name), METHODS[name], fresh(name)
@@ -178,8 +178,10 @@ def test_padding_changes_no_loss(name):
 
 @pytest.mark.parametrize(
     # tests/methods/test_losses_and_players.py tries the players of AV-GAN.
-    "name, mode", [*but_slow("avgan", more=("train",)), ("mbt", "eval"), ("sldg", "eval"),
-                   ("tsl", "eval")]
+    "name, mode", [
+        *but_slow("avgan", more=("train",)), ("tsl", "eval"),
+        *(pytest.param(name, "eval", marks=pytest.mark.slow) for name in ("mbt", "sldg")),
+    ]
 )
 def test_frozen_groups_stand_still(name, mode):
     info, method = toy.info(name, train__frozen_mode=mode), METHODS[name]

@@ -84,6 +84,7 @@ def test_jitter_moves_the_inputs_of_the_head(role):
         METHOD.scores(info_of(), variables, features))
 
 
+@pytest.mark.slow
 def test_room_for_residuals_is_given_back():
     """Where the scale was open and none was chosen: a model file has what its fields ask for."""
     open_field, chosen = info_of(jitter="auto"), info_of(jitter="0")

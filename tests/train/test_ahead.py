@@ -33,8 +33,8 @@ def kinds(arguments) -> list:
 
 @pytest.mark.parametrize("words, changes", [
     ("", {}),
-    ("", {"train__frozen_mode": "eval", "train__draws": "apart"}),
     *(pytest.param(words, changes, marks=pytest.mark.slow) for words, changes in (
+        ("", {"train__frozen_mode": "eval", "train__draws": "apart"}),
         ("condition=prototype", {"train__frozen_mode": "eval"}),
         ("method=avgan", {"train__draws": "together"}),
         ("method=avdiff_plus", {"avdiff_plus__head": "linear", "avdiff_plus__space": "both"}),

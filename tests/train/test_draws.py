@@ -57,6 +57,7 @@ def test_side_by_side_equals_one_after_the_other(mode, words, tmp_path):
     assert tiny.differ(first.stats, second.stats)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_together(tmp_path, monkeypatch):
     """In the middle of an epoch: bit for bit what an uninterrupted run gives."""
     b = tiny.make_context(tiny.config(), 2)
