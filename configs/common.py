@@ -76,7 +76,7 @@ def base() -> ConfigDict:
     d.schedule = "linear"  # linear (published), scaled, cosine
     d.hidden = 128  # of the noise predictor
     d.dropout = 0.0
-    d.condition = "text"  # Table 6: text, prototype
+    d.condition = "text"  # Table 6: text, prototype; control: shuffled, the text of another class
     d.few_steps = 0  # of a deterministic sampler (DDIM); 0: all T, each with noise (published)
     d.final_noise = True  # noise also at the last reverse step
     d.sampler_gradient = True  # CE on synthetic features reaches the predictor

@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 CHOICES = (
     Choice("model.attention", masks.PATTERNS, "attention", "hybrid", 3),
     Choice("model.modality", ("audio", "video", "both"), "modality", "both", 5),
-    Choice("diffusion.condition", ("text", "prototype"), "condition", "text", 6),
+    Choice("diffusion.condition", ("text", "prototype", "shuffled"), "condition", "text", 6),
     Choice(
         "generator", ("diffusion", "none", "gaussian", "transfer"), "generator", "diffusion", 4
     ),

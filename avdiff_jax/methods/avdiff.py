@@ -43,14 +43,19 @@ def _schedule(info: Info) -> diffusion.Schedule:
 
 def init_conditioned(info: Info, batch: Batch, key: jax.Array) -> Vars:
     """Draws a fresh trunk and head for batches like `batch`, with the generator's condition [C, dc]
-    as a buffer: the class texts, or prototypes (Table 6), which `refresh` fills in."""
+    as a buffer: see `describe_classes`, or prototypes (Table 6), which `refresh` fills in."""
     variables = trunk_methods.init(info, batch, key)
-    if info.config.diffusion.condition == "text":
-        condition = jnp.asarray(info.text)
-    else:
+    if info.config.diffusion.condition == "prototype":
         width = len(info.audio_shift) + info.video_dim
         condition = jnp.zeros((len(info.classes), width))
+    else:
+        condition = describe_classes(info)
     return variables.replace(buffers={**variables.buffers, "condition": condition})
+
+
+def describe_classes(info: Info) -> jax.Array:
+    """The class texts [C, Dt]; shuffled, as a control, each class has that of the one before it."""
+    return jnp.roll(jnp.asarray(info.text), info.config.diffusion.condition == "shuffled", axis=0)
 
 
 def init(info: Info, batch: Batch, key: jax.Array) -> Vars:
@@ -204,8 +209,8 @@ def grow(info: Info, variables: Vars, clips: Clips, key: jax.Array) -> Vars:
     variables = trunk_methods.grow(info, variables, clips, key)
     known = len(variables.buffers["condition"])
     told = refresh(info, variables, clips).buffers
-    if info.config.diffusion.condition == "text":
-        told = {**told, "condition": jnp.asarray(info.text)}
+    if info.config.diffusion.condition != "prototype":
+        told = {**told, "condition": describe_classes(info)}
     of_classes = [name for name in ("condition", "gaussian_mean") if name in told]
     grown = {n: jnp.concatenate([variables.buffers[n], told[n][known:]]) for n in of_classes}
     return variables.replace(buffers={**variables.buffers, **grown})
@@ -229,6 +234,7 @@ METHOD = Method(
     init=init, features=features, players=players, scores=scores, frozen=trunk_methods.frozen,
     refresh=refresh, generate=generate, embed=embed, grow=grow,
     reads=(*trunk_methods.READS, *FUSION, "generator", *DIFFUSION), check=check,
-    needs_text=lambda config: (config.generator, config.diffusion.condition) == (
-        "diffusion", "text"),
+    needs_text=lambda config: (
+        config.generator == "diffusion" and config.diffusion.condition != "prototype"
+    ),
 )

@@ -84,5 +84,5 @@ METHOD = Method(
     frozen=trunk_methods.frozen, refresh=avdiff.refresh, generate=generate, embed=embed,
     grow=avdiff.grow,
     reads=(*trunk_methods.READS, *avdiff.FUSION, "diffusion.hidden", "diffusion.condition"),
-    needs_text=lambda config: config.diffusion.condition == "text",
+    needs_text=lambda config: config.diffusion.condition != "prototype",
 )

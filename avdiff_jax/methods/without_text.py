@@ -34,6 +34,9 @@ def settle_text(config: ConfigDict) -> tuple[ConfigDict, str]:
             f"method={config.method} reads the class text, of which {path} has none: make the "
             f"store with text, or choose one of {', '.join(others)}"
         )
+    if config.diffusion.condition == "shuffled":
+        raise UserError(f"condition=shuffled shuffles the class text, of which {path} has none: "
+                        "leave it out")
     config = copy.deepcopy(config)
     with config.unlocked():
         config.diffusion.condition = "prototype"

@@ -29,6 +29,16 @@ def head(monkeypatch):
     monkeypatch.setattr(avdiff, "classify", lambda info, variables, c: c)
 
 
+def test_shuffled_text_is_that_of_the_class_before():
+    info = toy.info("avdiff", diffusion__condition="shuffled")
+    np.testing.assert_allclose(avdiff.describe_classes(info)[1:], info.text[:-1], rtol=1e-6)
+    np.testing.assert_allclose(avdiff.describe_classes(info)[0], info.text[-1], rtol=1e-6)
+    np.testing.assert_allclose(avdiff.describe_classes(toy.info("avdiff")), info.text, rtol=1e-6)
+    init = jax.jit(lambda key: avdiff.init_conditioned(info, toy.empty(info), key))
+    np.testing.assert_allclose(
+        init(toy.key(0)).buffers["condition"], avdiff.describe_classes(info), rtol=1e-6)
+
+
 def test_every_step_of_the_diffusion_is_trained(head, variables, monkeypatch):
     """The noisiest, which sampling begins with, as often as the others; each clip under the
     condition of its class, and with noise of its own."""

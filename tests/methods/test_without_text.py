@@ -62,6 +62,11 @@ def test_methods_that_need_text_say_so(name, words, silent):
         settle_text(config)
 
 
+def test_text_that_is_not_there_cannot_be_shuffled(silent):
+    with pytest.raises(UserError, match="condition=shuffled shuffles the class text, of which"):
+        settle_text(of_method("avdiff", silent, "condition=shuffled"))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_text_that_is_there_changes_nothing(name):
     config = of_method(name, tiny.world()[0])
