@@ -4,6 +4,7 @@ Warnings are errors too; pyproject.toml says so and names the exceptions.
 """
 
 import collections
+import functools
 import importlib.metadata
 import os
 import tempfile
@@ -32,6 +33,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache_folder())
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Nobody reads in compiled programs which line of Python asked for what.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # Compilation is nearly all of the time of most tests, so programs are not optimised; those that are
 # compared with published numbers ask for `optimised`.
 if os.environ["JAX_PLATFORMS"] == "cpu":
@@ -46,10 +49,15 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 import hypothesis
 import jax
 import pytest
+from jax._src.interpreters import mlir
 from jaxtyping import install_import_hook
 
 from tests import ROOT
 
+# For each of thousands of programs jax makes an MLIR context and loads all dialects, a seventh of
+# the time of the tests. One is enough for a process.
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 jax.config.update("jax_num_cpu_devices", 8)
 # [3] + [4, 3] is more often a forgotten axis than a wish.
 jax.config.update("jax_numpy_rank_promotion", "raise")
