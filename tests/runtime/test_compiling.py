@@ -131,7 +131,8 @@ def test_export(other_default):
     assert len(named) == len(re.findall(r"stablehlo\.dot_general", text)) > 10
 
 
-@pytest.mark.parametrize("frozen_mode", [pytest.param("train", marks=pytest.mark.slow), "eval"])
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen_mode", ["train", "eval"])
 def test_training_lowers_for_a_gpu(frozen_mode, monkeypatch):
     """In the form that a GPU gets, draws side by side where features are cached."""
     monkeypatch.setattr(devices, "on_gpu", lambda: True)
