@@ -1,4 +1,4 @@
-"""Clips to trained classifiers: AV-Diff and two controls, their table, and how to use them.
+"""Clips to trained classifiers: AV-Diff+ and two controls, their table, and how to use them.
 
     python launch/fit.py --clips FOLDER --out runs/mine
     python launch/fit.py --clips clips.csv --novel rare.txt --shots 5 --out runs/mine
@@ -43,7 +43,7 @@ def parser() -> Parser:
     add("--shots", type=int, metavar="K",
         help="clips of each novel class to learn from; default: what the rarest allows, up to 5")
     add("--by", choices=("group", "clip"), help="hold out groups or clips; default: groups if any")
-    add("--method", default="avdiff", help="what to compare with the controls linear and ncm")
+    add("--method", default="avdiff_plus", help="what to compare with the controls linear and ncm")
     add("--text", metavar="FILE", help="class text vectors; default: made from the class names")
     for modality in ("audio", "video"):
         add(f"--{modality}", default=encoders.DEFAULTS[modality], metavar="ENCODER",

@@ -85,9 +85,9 @@ def fit(
     clips: FilePath | Sequence, classes: Sequence[str] | None = None, *, out: FilePath,
     groups: Sequence[str] | None = None, novel: Sequence[str] | None = None,
     base: Sequence[str] | None = None, shots: int | None = None, by: str | None = None,
-    method: str = "avdiff", seed: int = 42, overrides: Sequence[str] = (), **settings: Any,
+    method: str = "avdiff_plus", seed: int = 42, overrides: Sequence[str] = (), **settings: Any,
 ) -> Fit:
-    """Trains AV-Diff, or another method, and the controls on clips of a user's own, and measures
+    """Trains AV-Diff+, or another method, and the controls on clips of a user's own, and measures
     them.
 
     Args:

@@ -173,7 +173,7 @@ def test_the_public_name():
 
 @pytest.mark.slow
 def test_a_whole_fit_that_is_killed(tmp_path):
-    """AV-Diff and its controls from .npy files by the command, killed twice; then the table."""
+    """AV-Diff+ and its controls from .npy files by the command, killed twice; then the table."""
     write_features(tmp_path / "pets")
     (tmp_path / "novel.txt").write_text("eel\n")
     out = tmp_path / "runs" / "pets"
@@ -186,7 +186,7 @@ def test_a_whole_fit_that_is_killed(tmp_path):
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 text=True)
 
-    for wanted in ("avdiff/config.json", "avdiff/stage1.json"):
+    for wanted in ("avdiff_plus/config.json", "avdiff_plus/stage1.json"):
         process = start()
         while process.poll() is None and not (out / wanted).exists():
             time.sleep(0.05)
@@ -196,9 +196,9 @@ def test_a_whole_fit_that_is_killed(tmp_path):
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert "Not measured, for all clips were needed for training: fox." in said
-    assert f"launch/add_class.py --model {out}/avdiff --clips FOLDER --out bigger.npz" in said
-    assert re.search(r"^minutes: features [\d.]+, avdiff [\d.]+, linear [\d.]+, ncm", said, re.M)
-    for name in ("avdiff", "linear", "ncm"):
+    assert f"launch/add_class.py --model {out}/avdiff_plus --clips FOLDER --out bigger.npz" in said
+    assert re.search(r"^minutes: features [\d.]+, avdiff_plus [\d.]+, linear [\d.]+, ncm", said, re.M)
+    for name in ("avdiff_plus", "linear", "ncm"):
         assert re.search(rf"^{name} +\d+\.\d\d ± ", said, re.M), said
         assert read_results(out / name)["config"]["method"] == name
-    assert os.listdir(out / "avdiff" / "plots")
+    assert os.listdir(out / "avdiff_plus" / "plots")
