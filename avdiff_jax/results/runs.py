@@ -69,6 +69,12 @@ class Finished(NamedTuple):
         return self.results.get("data", {}).get("split", {})
 
     @property
+    def departures(self) -> dict[str, str]:
+        """The choices that are not the usual ones, and how its numbers were made transductive."""
+        made = self.results.get("transductive")
+        return ablation(self.config) | ({"transductive": made} if made else {})
+
+    @property
     def place(self) -> tuple[int | None, int]:
         """Which repetition of an experiment it is: seeds of the split and of the run."""
         return self.origin.get("seed"), self.config["seed"]
@@ -155,11 +161,11 @@ def group(
     """Runs by row; a row holds one run for each seed of each split, in their order.
 
     Splits that differ in their seed alone are repetitions (`SplitOrigin`), whatever their files are
-    called. What the paper's tables vary (`choices.OF_WORD`) makes a row, and so does any other
-    field in which a run departs from the usual, such as diffusion.steps. The usual value is the one
-    that most runs of the same data set, shots, method and choices have; where several are as
-    frequent, the one of most runs of the data set and shots, then the one of `default`, then the
-    smallest.
+    called. What the paper's tables vary (`choices.OF_WORD`) makes a row, and so do transductive
+    numbers and any other field in which a run departs from the usual, such as diffusion.steps. The
+    usual value is the one that most runs of the same data set, shots, method and choices have;
+    where several are as frequent, the one of most runs of the data set and shots, then the one of
+    `default`, then the smallest.
 
     Args:
       default: the configuration that a file has, by its field dataset and the shots; {} if unknown.
@@ -168,7 +174,7 @@ def group(
     everything: dict[tuple, list[dict]] = {}
     for run in runs:
         place = (run.dataset, run.config["shots"])
-        key = Key(*place, run.config["method"], tuple(sorted(ablation(run.config).items())))
+        key = Key(*place, run.config["method"], tuple(sorted(run.departures.items())))
         rows.setdefault(key, []).append(run)
         everything.setdefault(place, []).append(_other_fields(run))
     out: dict[Key, dict[tuple, Finished]] = {}

@@ -47,6 +47,13 @@ def test_runs_are_grouped_by_what_departs_from_the_usual(tmp_path):
     }
 
 
+def test_transductive_numbers_are_a_row_of_their_own(tmp_path):
+    plain = finish(tmp_path / "a")
+    centered = plain._replace(results={**plain.results, "transductive": "center_groups"})
+    assert {key.label: found for key, found in runs.group([plain, centered]).items()} == {
+        "avdiff": [plain], "avdiff,transductive=center_groups": [centered]}
+
+
 def test_as_many_of_each_the_other_methods_then_the_file_decide(tmp_path):
     small = finish(tmp_path / "a", overrides=["--config.diffusion.steps=50"])
     usual = finish(tmp_path / "b")
