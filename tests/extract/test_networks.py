@@ -103,6 +103,7 @@ def of_package():
     return load
 
 
+@pytest.mark.slow
 def test_efficientnet_on_its_real_weights(of_package):
     numbers = golden("efficientnet_lite0")
     params = of_package(weights.load_efficientnet)

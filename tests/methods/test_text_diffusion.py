@@ -189,9 +189,8 @@ def train(info, x, labels, steps):
     return variables, float(losses[-50:].mean())
 
 
-@pytest.mark.parametrize(
-    "residual", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "residual"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("residual", [False, True], ids=["whole", "residual"])
 def test_it_learns(residual):
     """Synthetic features lie where their classes do and spread as they do, in as many steps as an
     epoch has at least."""

@@ -149,6 +149,7 @@ def test_what_a_generator_is_told(name, new_clips):
     assert tiny.differ(told[known], told[known + 1])
 
 
+@pytest.mark.slow
 def test_stand_ins_for_text(model, new_clips):
     """The stand-in of a class that looks like an old one is near that one's vector."""
     info, examples = model.info, model.examples

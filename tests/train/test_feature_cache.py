@@ -42,7 +42,8 @@ def train(b, vars, workdir, schedule):
         return run_substage(setting, state, schedule, services, 0)
 
 
-@pytest.mark.parametrize("words", ["", pytest.param("method=tsl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["", "method=tsl"])
 def test_equals_fusing_in_every_update(words, tmp_path, monkeypatch):
     b = tiny.make_context(tiny.config(words, **EVAL))
     vars = initialise_variables(b)
