@@ -34,14 +34,13 @@ def score_centered(model: Trained, source: ClipSource) -> np.ndarray:
       UserError: as `score_all`, and where the model keeps no training clips.
     """
     wanted = score_examples(model).mean(0)
-    if source.groups is None:
+    groups = source.groups
+    if groups is None:
         note(f"{source.place} has no groups: all of its clips are taken to be one")
-    names = np.zeros(len(source), str) if source.groups is None else np.asarray(source.groups, str)
+        groups = np.full(len(source), "all")
     scores = model.score_all(source)
-    for name in np.unique(names):
-        if not name and source.groups is not None:
-            continue  # each of these is a group of its own
-        mine = names == name
+    for group in {*groups.tolist()} - {""}:  # a clip of "" is a group of its own
+        mine = groups == group
         others = mine.sum() - 1
         scores[mine] += others / (others + DOUBT) * (wanted - scores[mine].mean(0))
     return scores
