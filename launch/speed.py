@@ -30,12 +30,10 @@ from avdiff_jax.cli.choices import check_values
 from avdiff_jax.cli.flags import Parser
 from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.extract import encoders, recipes
-from avdiff_jax.extract.collection import open_collection
-from avdiff_jax.extract.pipeline import Encoders
 from avdiff_jax.methods import check
 from avdiff_jax.results import text_table
 from avdiff_jax.runtime import devices
-from avdiff_jax.speed import clips, extraction, measure, report, trace
+from avdiff_jax.speed import clips, measure, report, trace
 from avdiff_jax.speed.product import large_product
 
 IMPORT_SECONDS = time.perf_counter() - BEGUN
@@ -103,6 +101,11 @@ def main(argv=None):
 
 def time_extraction(args: Namespace) -> str:
     """The table of decoding and encoding the clips that the flags name."""
+    # They need PyAV, which a machine that only trains may lack.
+    from avdiff_jax.extract.collection import open_collection
+    from avdiff_jax.extract.pipeline import Encoders
+    from avdiff_jax.speed import extraction
+
     collection, plain = open_collection(args.clips), recipes.find("plain")
     devices.configure()
     chosen = Encoders(*(

@@ -1,12 +1,16 @@
 """Frames and samples, as they are decoded, to tokens: inputs of one size for an encoder."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from avdiff_jax.extract.decoding import Picture, Samples
 from avdiff_jax.extract.frames import Prepare
+
+if TYPE_CHECKING:  # what times a training step knows encoders by name and needs no PyAV
+    from avdiff_jax.extract.decoding import Picture, Samples
 
 Inputs = tuple[np.ndarray | np.generic, ...]  # of one token, the same shapes for every one
 
@@ -31,7 +35,7 @@ class FramePlan(NamedTuple):
         """Seconds of the shortest clip that has a token."""
         return (self.which[0] + 1) / self.fps
 
-    def cutter(self) -> "FrameCutter":
+    def cutter(self) -> FrameCutter:
         """For one clip."""
         return FrameCutter(self)
 
@@ -60,7 +64,7 @@ class WavePlan(NamedTuple):
             samples += max(1, samples // 100)
         return samples / self.rate
 
-    def cutter(self) -> "WaveCutter":
+    def cutter(self) -> WaveCutter:
         """For one clip."""
         return WaveCutter(self)
 

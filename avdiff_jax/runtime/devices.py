@@ -76,6 +76,16 @@ def put(tree: Any, sharding: NamedSharding):
     return jax.tree.map(placed, tree)
 
 
+def describe_placed(shapes: Any, sharding: NamedSharding) -> Any:
+    """Shapes as `jax.eval_shape` gives them, of arrays that `put` has placed."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type
+        ),
+        shapes,
+    )
+
+
 def check_divides(batch: int, mesh: Mesh, field: str) -> None:
     """A batch must split evenly.
 

@@ -1,25 +1,31 @@
-"""Compiles the training steps of stage 2 while stage 1 trains.
+"""Compiles the training steps in a thread, in the order in which a run comes to them.
 
-On a GPU the steps take half a minute to compile, as long as they train. They go into the compile
-cache, where stage 2 finds them.
+On a GPU the steps take half a minute to compile, as long as they train. One is compiled at a time:
+XLA measures kernels on the card meanwhile, and two that do so disturb each other (58 s each on an
+H200 in the place of 8). While the first one is compiled the initial variables are drawn; the
+others are compiled while those before train.
 """
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
+from avdiff_jax.cli.alternatives import list_alternatives
+from avdiff_jax.methods.method import Vars
 from avdiff_jax.runtime import devices
-from avdiff_jax.train.context import StageContext, initialise_variables
+from avdiff_jax.train.context import StageContext, compile_initialising, describe_variables
 from avdiff_jax.train.draws import choose_draw_phases
 from avdiff_jax.train.feature_cache import describe_cache
-from avdiff_jax.train.optimisers import copy_tree
+from avdiff_jax.train.optimisers import TrainState
 from avdiff_jax.train.records import Phase
 from avdiff_jax.train.setting import place_dropout_key, plan_epoch
-from avdiff_jax.train.stage import begin_state, members_of, place_states, prepare_setting
+from avdiff_jax.train.stage import begin_state, members_of, prepare_setting, stack_states
 from avdiff_jax.train.workdir import PhaseCheckpoints
+
+Wait = Callable[[Phase], None]
 
 
 def is_worthwhile(context: StageContext) -> bool:
@@ -30,49 +36,93 @@ def is_worthwhile(context: StageContext) -> bool:
 
 
 @contextlib.contextmanager
-def compile_meanwhile(context: StageContext, checkpoints: PhaseCheckpoints) -> Iterator[None]:
-    """Compiles the steps of stage 2 in a thread while the block runs, where that is worthwhile.
+def compile_ahead(
+    contexts: Sequence[StageContext], checkpoints: PhaseCheckpoints
+) -> Iterator[Wait]:
+    """Compiles the steps of stages in a thread while the block runs, where that is worthwhile.
 
     Args:
-      context: of stage 2.
-      checkpoints: opens the checkpoints of a phase, see `choose_draw_phases`.
+      contexts: of the stages that are left.
+      checkpoints: opens the checkpoints of a phase.
+
+    Yields:
+      a function that waits until the steps of a phase are compiled.
     """
     left = threading.Event()
+    compiled = {(c.number, substage): threading.Event() for c in contexts for substage in (1, 2)}
 
     def compile_steps():
         # What fails here fails again where it is needed, and is told there.
         with contextlib.suppress(Exception):
-            for program, arguments in describe_steps(context, checkpoints):
-                if left.is_set():
-                    return
-                program.lower(*arguments).compile()
+            for context, phase in list_phases(contexts, checkpoints):
+                if not left.is_set():
+                    compile_phase(context, phase)
+                compiled[phase[:2]].set()
+        for event in compiled.values():
+            event.set()
 
-    thread = threading.Thread(target=compile_steps, name="compile stage 2")
-    if is_worthwhile(context):
+    def wait(phase: Phase):
+        if thread.ident is not None:
+            compiled[phase[:2]].wait()
+
+    thread = threading.Thread(target=compile_steps, name="compile ahead")
+    if contexts and is_worthwhile(contexts[0]):
         thread.start()
     try:
-        yield
+        yield wait
     finally:
         left.set()
         if thread.ident is not None:
             thread.join()
 
 
-def describe_steps(
-    context: StageContext, checkpoints: PhaseCheckpoints
-) -> Iterator[tuple[Callable, tuple[Any, ...]]]:
-    """Yields the compiled steps of each substage of stage 2 and arguments of the types that it is
-    called with; features that are not there yet are shapes."""
-    variables = initialise_variables(context)
-    later = choose_draw_phases(context, variables, checkpoints)[0]
-    for phase in (Phase(2, 1), later):
-        if not context.method.players(context.info, phase.substage):
-            continue
-        setting = prepare_setting(context, phase, variables, describe_cache)
-        states = [
-            begin_state(context, phase, copy_tree(variables), None)
-            for _ in members_of(context, phase)
-        ]
-        inputs = setting.place_inputs(plan_epoch(setting, 0), 0, setting.count_steps())
-        state = place_states(context, phase, states)
-        yield setting.program, (state, setting.source.data, inputs, place_dropout_key(setting))
+def compile_phase(context: StageContext, phase: Phase) -> None:
+    """Compiles the steps of a phase, and before them what draws the variables of stage 2; those of
+    stage 1 are being drawn meanwhile."""
+    if phase == Phase(2, 1):
+        compile_initialising(context)
+    if described := describe_step(context, phase):
+        program, arguments = described
+        program.lower(*arguments).compile()
+
+
+def list_phases(
+    contexts: Sequence[StageContext], checkpoints: PhaseCheckpoints
+) -> Iterator[tuple[StageContext, Phase]]:
+    """Yields the phases of stages, but for a first substage whose second one has begun."""
+    for context in contexts:
+        later = Phase(1, 2)
+        if context.number == 2:
+            later = choose_draw_phases(context, describe_variables(context), checkpoints)[0]
+        if not checkpoints.exist(later):
+            yield context, Phase(context.number, 1)
+        yield context, later
+
+
+def describe_step(
+    context: StageContext, phase: Phase
+) -> tuple[Callable, tuple[Any, ...]] | None:
+    """Returns the compiled steps of a phase and arguments of the types that they are called with,
+    in which arrays that are not there yet are shapes. None where nothing is trained, or where Val
+    has yet to fill open fields, on which steps may depend."""
+    is_open = phase.substage == 2 and list_alternatives(context.info.config) != [{}]
+    if is_open or not context.method.players(context.info, phase.substage):
+        return None
+    variables = describe_variables(context)
+    setting = prepare_setting(context, phase, variables, describe_cache)
+    inputs = setting.place_inputs(plan_epoch(setting, 0), 0, setting.count_steps())
+    state = describe_state(context, phase, variables)
+    return setting.program, (state, setting.source.data, inputs, place_dropout_key(setting))
+
+
+def describe_state(context: StageContext, phase: Phase, variables: Vars) -> TrainState:
+    """Describes the state that a phase begins with, see `stage.prepare_state`; `variables` may be
+    shapes."""
+
+    def begin(variables):
+        draws = len(members_of(context, phase))
+        return stack_states(phase, [begin_state(context, phase, variables, None)] * draws)
+
+    return devices.describe_placed(
+        jax.eval_shape(begin, variables), devices.replicated(context.feed.mesh)
+    )

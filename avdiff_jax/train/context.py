@@ -39,6 +39,7 @@ class StageContext(Scorer):
 
     number: 1 or 2.
     lengths: the fixed shape of its training batches.
+    init: compiled key -> variables, of a CPU.
     collate: compiled (data, inputs, lengths) -> Batch.
     embed, generate: compiled, those of the method without `info`; None where it has none.
     programs: the compiled training steps so far; see `training_program`.
@@ -47,6 +48,7 @@ class StageContext(Scorer):
     number: int
     stage: Stage
     lengths: Lengths
+    init: jax.stages.Wrapped
     collate: Callable
     embed: Callable | None
     generate: Callable | None
@@ -71,12 +73,11 @@ class StageContext(Scorer):
     def training_program(self, substage: int, source: Source, draws: int = 0) -> Callable:
         """Returns what `compile_training` makes, the same for all draws and for all sources whose
         batches are made in the same way."""
-        kind = (substage, source.batch, draws)
-        if kind not in self.programs:
-            self.programs[kind] = compile_training(
-                self.method, self.info, substage, source, self.lengths, draws
-            )
-        return self.programs[kind]
+        # Making it is nothing, calling it is all; two threads may ask at a time.
+        return self.programs.setdefault(
+            (substage, source.batch, draws),
+            compile_training(self.method, self.info, substage, source, self.lengths, draws),
+        )
 
     def fill_fields(self, filled: Mapping[str, str]) -> "StageContext":
         """Returns the same stage with what open fields of the configuration hold; what fuses clips
@@ -120,7 +121,7 @@ def assemble_stage(
 
     return StageContext(
         method, info, feed, fuse, compile_judging(method, info, feed.mesh),
-        number=number, stage=stage, lengths=lengths,
+        number=number, stage=stage, lengths=lengths, init=compile_init(method, info, lengths),
         collate=compile_function(feed.batch, precision, static_argnames="lengths"),
         embed=compile_part(method.embed), generate=compile_part(method.generate),
     )
@@ -161,22 +162,43 @@ def measure_audio_scaling(
     return mean, 1 / np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, 1)
 
 
-def initialise_variables(context: StageContext) -> Vars:
-    """Makes fresh variables, a function of the seed and the stage, replicated over the devices."""
-    info, batch = context.info, abstract_batch(context.info, context.lengths)
+def compile_init(method: Method, info: Info, lengths: Lengths) -> jax.stages.Wrapped:
+    """Compiles `Method.init`, a function of the key alone."""
 
     def init(key):
+        batch = abstract_batch(info, lengths)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-        return context.method.init(info, zeros, key)
+        return method.init(info, zeros, key)
 
-    # It runs once and is all random numbers, which take a quarter of a minute to compile for a GPU;
-    # for a CPU they need not be compiled well.
-    host = devices.host()
-    quickly = {"xla_backend_optimization_level": 0} if host.platform == "cpu" else None
-    with jax.default_device(host):
-        key = jax.random.fold_in(jax.random.key(info.config.seed), context.number)
-        variables = compile_function(init, info.config.device.precision, quickly)(key)
+    # It runs once, on a CPU, and is all random numbers, which take a quarter of a minute to
+    # compile for a GPU; for a CPU they need not be compiled well.
+    quickly = {"xla_backend_optimization_level": 0} if devices.host().platform == "cpu" else None
+    return compile_function(init, info.config.device.precision, quickly)
+
+
+def initialise_variables(context: StageContext) -> Vars:
+    """Makes fresh variables, a function of the seed and the stage, replicated over the devices."""
+    with jax.default_device(devices.host()):
+        variables = context.init(make_key(context))
     return devices.put(variables, devices.replicated(context.feed.mesh))
+
+
+def compile_initialising(context: StageContext) -> None:
+    """Compiles what `initialise_variables` calls."""
+    with jax.default_device(devices.host()):
+        context.init.lower(make_key(context)).compile()
+
+
+def describe_variables(context: StageContext) -> Vars:
+    """Returns the shapes of what `initialise_variables` makes."""
+    with jax.default_device(devices.host()):
+        shapes = jax.eval_shape(context.init, make_key(context))
+    return devices.describe_placed(shapes, devices.replicated(context.feed.mesh))
+
+
+def make_key(context: StageContext) -> jax.Array:
+    """Makes the key of the initial variables of a stage."""
+    return jax.random.fold_in(jax.random.key(context.info.config.seed), context.number)
 
 
 def batch_training_clips(context: StageContext, members: Members) -> EvaluationBatches:

@@ -31,7 +31,7 @@ def choose_draw_phases(
     A run that has begun goes on as it began; `train.draws` and the device decide about others.
 
     Args:
-      variables: those of the stage.
+      variables: those of the stage, or their shapes.
       last: opens the checkpoints of a phase.
     """
     together = [Phase(2, 2, None)]
@@ -60,7 +60,7 @@ def fits_together(context: StageContext, variables: Any) -> bool:
     store, lengths = context.feed.store, context.lengths
     clip = 4 * (lengths.audio * store.audio.dim + lengths.video * store.video.dim)
     batches = 2 * context.info.config.train.batch * clip // context.feed.mesh.size
-    state = sum(x.nbytes for x in jax.tree.leaves(variables))
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variables))
     needed = len(context.stage.novel) * (STATES * state + ACTIVATIONS * batches)
     return needed <= memory.free_bytes() // 2
 

@@ -3,7 +3,6 @@
 import pathlib
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import jax
 from jax.sharding import Mesh
@@ -26,11 +25,11 @@ from avdiff_jax.runtime import devices, hosts
 from avdiff_jax.runtime.lock import hold_lock
 from avdiff_jax.runtime.progress import announce
 from avdiff_jax.runtime.stop import Stop
-from avdiff_jax.train.ahead import compile_meanwhile
+from avdiff_jax.train.ahead import compile_ahead
 from avdiff_jax.train.announcements import describe_parameters
 from avdiff_jax.train.context import StageContext, initialise_variables, prepare_stage
 from avdiff_jax.train.draws import choose_draw_phases, split_draws
-from avdiff_jax.train.records import SubstageRecord
+from avdiff_jax.train.records import Stage1Record, SubstageRecord
 from avdiff_jax.train.report import report
 from avdiff_jax.train.run_data import hold_data
 from avdiff_jax.train.stage import prepare_state, run_stage1, run_stage2
@@ -81,14 +80,16 @@ def run(
         announce(f"device: {devices.describe()}; features {where}")
         last, best = open_checkpoints(workdir)
         stop.check()
-        with open_writer(workdir, last, resume) as writer:
-            services = Services(writer, last, best, stop)
-            record = read_record(workdir)
-            second = prepare_stage(config, method, feed, stages[2], 2)
-            if record is None and what in ("all", "stage1"):
-                first = prepare_stage(config, method, feed, stages[1], 1)
-                with compile_meanwhile(second, last) if what == "all" else nullcontext():
-                    record = run_stage1(first, services)
+        record = read_record(workdir)
+        left = list_stages_left(what, record)
+        contexts = {n: prepare_stage(config, method, feed, stages[n], n) for n in {*left, 2}}
+        with (
+            open_writer(workdir, last, resume) as writer,
+            compile_ahead([contexts[n] for n in left], last) as wait_compiled,
+        ):
+            services = Services(writer, last, best, stop, wait_compiled)
+            if 1 in left:
+                record = run_stage1(contexts[1], services)
                 write_record(folder, record)
             if record is None:
                 raise UserError(
@@ -96,7 +97,7 @@ def run(
                 )
             if what == "stage1":
                 return None
-            second = second.fill_fields(record.filled)
+            second = contexts[2].fill_fields(record.filled)
             variables = initialise_variables(second)
             announce(describe_parameters(second.info, variables))
             if what == "evaluate":
@@ -104,6 +105,12 @@ def run(
             else:
                 outcomes = run_stage2(second, variables, services, record)
             return report(second, services, folder, record, outcomes, started)
+
+
+def list_stages_left(what: str, record: Stage1Record | None) -> list[int]:
+    """Lists the stages that are left to train; arguments as of `run` and of a workdir."""
+    first = [1] if record is None and what in ("all", "stage1") else []
+    return first + ([2] if what in ("all", "stage2") else [])
 
 
 def check_config(config: ConfigDict) -> tuple[Method, Mesh]:

@@ -63,7 +63,7 @@ def prepare_state(
             features = fuse_training_clips(context, of_draw, every)
             of_draw = context.method.solve(context.info, of_draw, features, every.labels)
         states.append(begin_state(context, phase, of_draw, before))
-    return place_states(context, phase, states)
+    return devices.put(stack_states(phase, states), devices.replicated(context.feed.mesh))
 
 
 def begin_state(
@@ -78,11 +78,10 @@ def begin_state(
     return TrainState(vars=variables, opt=opt, updates=jnp.zeros((), jnp.int32))
 
 
-def place_states(context: StageContext, phase: Phase, states: list[TrainState]) -> TrainState:
-    """Places the states of a phase's draws on the devices, as one."""
+def stack_states(phase: Phase, states: list[TrainState]) -> TrainState:
+    """Makes the states of a phase's draws one."""
     side_by_side = phase.draw is None
-    state = jax.tree.map(lambda *x: jnp.stack(x) if side_by_side else x[0], *states)
-    return devices.put(state, devices.replicated(context.feed.mesh))
+    return jax.tree.map(lambda *x: jnp.stack(x) if side_by_side else x[0], *states)
 
 
 def prepare_substage(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -30,12 +30,16 @@ EPOCH_SAVE_SECONDS, SAVE_SECONDS = 10, 300
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Services:
-    """What a run offers to its substages: curves, checkpoints of a phase, stop signals."""
+    """What a run offers to its substages: curves, checkpoints of a phase, stop signals.
+
+    wait_compiled: waits until the steps of a phase are compiled, where a thread does that.
+    """
 
     writer: Writer
     checkpoints: PhaseCheckpoints
     best: PhaseCheckpoints
     stop: Stop
+    wait_compiled: Callable[[Phase], None] = lambda phase: None
 
 
 class Outcome(NamedTuple):
@@ -153,6 +157,7 @@ class SubstageRun:
             unread = None
             for number, (place, inputs) in enumerate(self.prepare_dispatches()):
                 if not number:
+                    self.services.wait_compiled(self.setting.phase)
                     check_step(self.setting, self.state, inputs, self.key)
                 before, unread = unread, self.send(place, inputs)
                 if before:

@@ -1,4 +1,4 @@
-"""Stage 2's steps are compiled ahead as they are called, and a run does not notice."""
+"""Steps are compiled ahead as they are called, one at a time, and a run does not notice."""
 
 import dataclasses
 import threading
@@ -8,7 +8,6 @@ import pytest
 
 from avdiff_jax.train import ahead
 from avdiff_jax.train.context import initialise_variables
-from avdiff_jax.train.draws import choose_draw_phases
 from avdiff_jax.train.records import Phase
 from avdiff_jax.train.setting import Schedule
 from avdiff_jax.train.stage import prepare_substage
@@ -41,77 +40,127 @@ def kinds(arguments) -> list:
     )),
 ])
 def test_described_as_called(words, changes, tmp_path):
-    context = tiny.make_context(tiny.config(words, **changes), 2)
+    contexts = [tiny.make_context(tiny.config(words, **changes), number) for number in (1, 2)]
     last, _ = open_checkpoints(tmp_path)
-    described = list(ahead.describe_steps(context, last))
-    variables = initialise_variables(context)
-    phases = Phase(2, 1), choose_draw_phases(context, variables, last)[0]
-    for phase, (program, arguments) in zip(phases, described, strict=True):
-        setting, state = prepare_substage(context, phase, variables, None)
+    for context, phase in ahead.list_phases(contexts, last):
+        program, arguments = ahead.describe_step(context, phase)
+        setting, state = prepare_substage(context, phase, initialise_variables(context), None)
         assert setting.program is program
 
         def called(*arguments):
             raise Called(arguments)
 
         called.trace = program.trace  # for what a step takes
-        services = tiny.services(tmp_path / str(phase.substage))
+        services = tiny.services(tmp_path / phase.name)
         with services.writer, pytest.raises(Called) as call:
             told = dataclasses.replace(setting, program=called)
             run_substage(told, state, Schedule(1), services, 0)
         assert kinds(call.value.args[0]) == kinds(arguments)
 
 
-def test_a_method_that_trains_nothing_has_no_steps(tmp_path):
-    context = tiny.make_context(tiny.config("method=ncm"), 2)
-    assert list(ahead.describe_steps(context, open_checkpoints(tmp_path)[0])) == []
+@pytest.mark.parametrize("words, changes, described", [
+    ("method=ncm", {}, []),
+    # Val has to choose the space that substage 2 learns in.
+    ("method=avdiff_plus", {"avdiff_plus__head": "linear"}, [(1, 1), (2, 1)]),
+])
+def test_only_steps_that_are_known_by_then(words, changes, described, tmp_path):
+    contexts = [tiny.make_context(tiny.config(words, **changes), number) for number in (1, 2)]
+    phases = ahead.list_phases(contexts, open_checkpoints(tmp_path)[0])
+    assert described == [
+        phase[:2] for context, phase in phases if ahead.describe_step(context, phase)
+    ]
 
 
-@pytest.mark.slow
-def test_a_run_does_not_notice(finished, tmp_path, monkeypatch):
-    """Nor an error in the thread, which is the main thread's to tell."""
-    workdir, _, states, _ = finished
-    monkeypatch.setattr(ahead, "is_worthwhile", lambda context: True)
-    compiled = []
+def test_a_first_substage_is_left_out_where_the_second_has_begun(tmp_path):
+    contexts = [tiny.make_context(tiny.config(), number) for number in (1, 2)]
+    last, _ = open_checkpoints(tmp_path)
+    begun = Phase(1, 2), Phase(2, 2, 0)
+    for phase in begun:
+        (tmp_path / "checkpoints" / phase.name / "1").mkdir(parents=True)
+    assert [phase for _, phase in ahead.list_phases(contexts, last)] == list(begun)
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """In the place of the steps of four phases; a (phase, word) of each thing that happens, and
+    what compiling waits for."""
+    happened, proceed = [], threading.Event()
 
     class Program:
+        def __init__(self, phase):
+            self.phase = phase
+
         def lower(self, *arguments):
-            compiled.append(arguments)
+            happened.append((self.phase, "begun"))
             return self
 
         def compile(self):
-            raise ValueError("no memory")
+            proceed.wait(10)
+            happened.append((self.phase, "compiled"))
 
-    def describe(*args):
-        yield Program(), (1,)
+    class Context:
+        number = 1
 
-    monkeypatch.setattr(ahead, "describe_steps", describe)
+    phases = [Phase(1, 1), Phase(1, 2), Phase(2, 1), Phase(2, 2)]
+    monkeypatch.setattr(ahead, "is_worthwhile", lambda context: True)
+    monkeypatch.setattr(
+        ahead, "list_phases", lambda *args: iter([(Context(), phase) for phase in phases])
+    )
+    monkeypatch.setattr(ahead, "compile_initialising", lambda context: None)
+    monkeypatch.setattr(ahead, "describe_step", lambda _, phase: (Program(phase), ()))
+    contexts = [Context(), Context()]
+    contexts[1].number = 2
+    return contexts, happened, proceed
+
+
+def test_it_waits_for_the_steps_that_are_needed(programs):
+    contexts, happened, proceed = programs
+    proceed.set()
+    with ahead.compile_ahead(contexts, None) as wait:
+        for phase in (Phase(1, 1), Phase(1, 2), Phase(2, 1), Phase(2, 2, None)):
+            wait(phase)
+            assert (phase._replace(draw=0), "compiled") in happened
+    # One at a time.
+    assert [word for _, word in happened] == ["begun", "compiled"] * 4
+
+
+def test_an_error_ends_it_and_no_one_waits(programs, monkeypatch):
+    contexts, happened, _ = programs
+
+    def fail(context, phase):
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(ahead, "describe_step", fail)
+    with ahead.compile_ahead(contexts, None) as wait:
+        wait(Phase(2, 2, 1))
+    assert happened == []
+
+
+def test_it_is_left_when_the_run_fails(programs):
+    contexts, happened, proceed = programs
+    with pytest.raises(ValueError), ahead.compile_ahead(contexts, None):
+        threading.Timer(0.2, proceed.set).start()
+        raise ValueError
+    assert happened == [(Phase(1, 1), "begun"), (Phase(1, 1), "compiled")]
+    assert all(thread.name != "compile ahead" for thread in threading.enumerate())
+
+
+@pytest.mark.slow
+def test_a_run_does_not_notice(finished, tmp_path, monkeypatch, caplog):
+    """And no step is compiled twice."""
+    workdir, _, states, _ = finished
+    monkeypatch.setattr(ahead, "is_worthwhile", lambda context: True)
+    jax.clear_caches()
+    jax.config.update("jax_log_compiles", True)
     _, again = tiny.finish(tiny.config(), tmp_path / "run")
-    assert compiled == [(1,)]
+    jax.config.update("jax_log_compiles", False)
+    assert caplog.text.count("Finished XLA compilation of jit(run)") == 4
     tiny.same(again, states)
     assert tiny.lines(tmp_path / "run") == tiny.lines(workdir)
 
 
 def test_not_on_a_cpu():
-    assert not ahead.is_worthwhile(tiny.make_context(tiny.config(), 2))
-
-
-def test_it_is_left_when_stage_1_fails(monkeypatch):
-    monkeypatch.setattr(ahead, "is_worthwhile", lambda context: True)
-    seen, proceed = [], threading.Event()
-
-    class Program:
-        def lower(self, *arguments):
-            seen.append(arguments)
-            return self
-
-        def compile(self):
-            proceed.wait(10)
-
-    monkeypatch.setattr(
-        ahead, "describe_steps", lambda *args: iter([(Program(), (1,)), (Program(), (2,))])
-    )
-    with pytest.raises(ValueError), ahead.compile_meanwhile(None, None):
-        threading.Timer(0.2, proceed.set).start()
-        raise ValueError
-    assert seen == [(1,)]
-    assert all(thread.name != "compile stage 2" for thread in threading.enumerate())
+    context = tiny.make_context(tiny.config(), 2)
+    assert not ahead.is_worthwhile(context)
+    with ahead.compile_ahead([context], None) as wait:
+        wait(Phase(2, 2))
