@@ -75,16 +75,20 @@ def compare(config, card, monkeypatch):
     found, of_gpu = trained_on(card, config, start, monkeypatch)
     tiny.nearly(found, wanted, stats=config.train.learning_rate)
     assert of_gpu.keys() == of_cpu.keys()
+    # Where a gradient is rounding noise, its sign decides a step of Adam. The players of a GAN move
+    # several times in a step, by up to 5e-3.
     for name, values in of_gpu.items():
-        np.testing.assert_allclose(values, of_cpu[name], rtol=2e-3, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(values, of_cpu[name], rtol=5e-3, atol=5e-4, err_msg=name)
 
 
-TRAINED = [name for name in METHODS if name not in ("ncm", "linear")]
+# In substage 2, where AV-Diff+ trains the head that it does not have by default.
+TRAINED = {name: {} for name in METHODS if name not in ("ncm", "linear")}
+TRAINED["avdiff_plus"] = {"avdiff_plus__head": "linear", "avdiff_plus__space": "both"}
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_dispatch_of_each_method(name, card, monkeypatch):
-    compare(tiny.config(f"method={name}"), card, monkeypatch)
+    compare(tiny.config(f"method={name}", **TRAINED[name]), card, monkeypatch)
 
 
 @pytest.mark.parametrize("changes", [

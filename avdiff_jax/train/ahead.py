@@ -3,10 +3,12 @@
 On a GPU the steps take half a minute to compile, as long as they train. One is compiled at a time:
 XLA measures kernels on the card meanwhile, and two that do so disturb each other (58 s each on an
 H200 in the place of 8). While the first one is compiled the initial variables are drawn; the
-others are compiled while those before train.
+others are compiled while those before train, and then the training clips are fingerprinted, which
+a finished model asks for.
 """
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,7 +24,7 @@ from avdiff_jax.train.feature_cache import describe_cache
 from avdiff_jax.train.optimisers import TrainState
 from avdiff_jax.train.records import Phase
 from avdiff_jax.train.setting import place_dropout_key, plan_epoch
-from avdiff_jax.train.stage import begin_state, members_of, prepare_setting, stack_states
+from avdiff_jax.train.stage import begin_state, members_of, prepare_setting
 from avdiff_jax.train.workdir import PhaseCheckpoints
 
 Wait = Callable[[Phase], None]
@@ -58,6 +60,8 @@ def compile_ahead(
                 if not left.is_set():
                     compile_phase(context, phase)
                 compiled[phase[:2]].set()
+            if not left.is_set():
+                _ = contexts[-1].base_prints
         for event in compiled.values():
             event.set()
 
@@ -118,11 +122,7 @@ def describe_step(
 def describe_state(context: StageContext, phase: Phase, variables: Vars) -> TrainState:
     """Describes the state that a phase begins with, see `stage.prepare_state`; `variables` may be
     shapes."""
-
-    def begin(variables):
-        draws = len(members_of(context, phase))
-        return stack_states(phase, [begin_state(context, phase, variables, None)] * draws)
-
+    begin, draws = functools.partial(begin_state, context, phase), len(members_of(context, phase))
     return devices.describe_placed(
-        jax.eval_shape(begin, variables), devices.replicated(context.feed.mesh)
+        jax.eval_shape(begin, [variables] * draws, None), devices.replicated(context.feed.mesh)
     )

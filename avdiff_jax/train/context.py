@@ -18,7 +18,7 @@ from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.fingerprints import identify
 from avdiff_jax.data.splits.stages import Members, Stage, concat_members
 from avdiff_jax.data.store import Store
-from avdiff_jax.data.windows import Lengths, Limits, evaluation_buckets
+from avdiff_jax.data.windows import Lengths, Limits
 from avdiff_jax.methods.method import Info, Method, Vars, abstract_batch
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
@@ -28,6 +28,7 @@ from avdiff_jax.train.scoring import (
     compile_fusing,
     compile_judging,
     fuse_members,
+    sort_clips,
 )
 from avdiff_jax.train.source import Source
 from avdiff_jax.train.step import compile_training
@@ -203,13 +204,7 @@ def make_key(context: StageContext) -> jax.Array:
 
 def batch_training_clips(context: StageContext, members: Members) -> EvaluationBatches:
     """Sorts training clips into evaluation batches, cut as in training but centred."""
-    limits, batch = Limits(*context.lengths), context.info.config.eval.batch
-    return EvaluationBatches(
-        context.feed,
-        evaluation_buckets(
-            context.feed.store, members, limits, batch, devices=context.feed.mesh.size
-        ),
-    )
+    return sort_clips(context, members, Limits(*context.lengths))
 
 
 def fuse_training_clips(context: StageContext, variables: Vars, members: Members) -> Any:

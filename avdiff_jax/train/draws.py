@@ -5,7 +5,6 @@ random numbers and BatchNorm statistics, so both ways compute the same, but for 
 """
 
 import dataclasses
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax
 
 from avdiff_jax.runtime import devices, memory
 from avdiff_jax.train.context import StageContext
-from avdiff_jax.train.optimisers import TrainState
+from avdiff_jax.train.optimisers import TrainState, take_draw
 from avdiff_jax.train.records import Phase, SubstageRecord
 from avdiff_jax.train.substage import Outcome
 from avdiff_jax.train.workdir import PhaseCheckpoints
@@ -74,7 +73,7 @@ def split_draws(
         return
     draws = len(context.stage.novel)
     for draw in range(draws):
-        of_draw = jax.tree.map(operator.itemgetter(draw), state)
+        of_draw = take_draw(state, draw)
         prefix, last = f"draw{draw}/", record.last or {}
         means = {k.removeprefix(prefix): v for k, v in last.items() if k.startswith(prefix)}
         seconds = record.seconds / draws

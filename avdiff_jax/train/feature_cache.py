@@ -20,12 +20,11 @@ from avdiff_jax.data.windows import (
     Lengths,
     Limits,
     draw_examples,
-    evaluation_buckets,
     largest_divisor,
 )
 from avdiff_jax.methods.method import Vars, abstract_batch
 from avdiff_jax.runtime import devices
-from avdiff_jax.train.scoring import EvaluationBatches, Scorer, fuse_members
+from avdiff_jax.train.scoring import Scorer, fuse_members, sort_clips
 
 
 class Fused(struct.PyTreeNode):
@@ -91,16 +90,11 @@ def cache_members(
       members: the clips; one may come more than once.
       lengths: the fixed shape of training batches without a cache.
     """
-    store, config = scorer.feed.store, scorer.info.config
     first, windows, rows = place_windows(scorer, members, lengths)
     number = np.arange(len(rows)) - first[rows]
     # Labels play no part in fusing.
     every = Members(rows, np.zeros(len(rows), np.int32))
-    buckets = evaluation_buckets(
-        store, every, Limits(*lengths), config.eval.batch,
-        position=(number + 0.5) / windows[rows], devices=scorer.feed.mesh.size,
-    )
-    batches = EvaluationBatches(scorer.feed, buckets)
+    batches = sort_clips(scorer, every, Limits(*lengths), (number + 0.5) / windows[rows])
     features = devices.put(
         fuse_members(scorer, variables, batches, len(rows)), devices.replicated(scorer.feed.mesh)
     )

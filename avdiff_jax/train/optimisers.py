@@ -49,6 +49,18 @@ def copy_tree(tree: Any) -> Any:
     return _compiled_copy(tree)
 
 
+def _take(tree: Any, draw: int) -> Any:
+    return jax.tree.map(lambda x: x[draw], tree)
+
+
+_compiled_take = compile_function(_take, "float32")
+
+
+def take_draw(tree: Any, draw: int) -> Any:
+    """Takes a draw from arrays [draws, ...] of a tree on the devices, in one dispatch."""
+    return _compiled_take(tree, draw)
+
+
 def of_groups(tree: dict, groups: Iterable[str]) -> dict:
     """The top-level entries `groups` of `tree`."""
     return {g: tree[g] for g in groups}

@@ -12,13 +12,23 @@ from jax.sharding import Mesh
 
 from avdiff_jax.data.feed import Feed
 from avdiff_jax.data.splits.stages import Members
-from avdiff_jax.data.windows import Bucket, Lengths, Limits, evaluation_buckets, largest_divisor
+from avdiff_jax.data.windows import (
+    Bucket,
+    Lengths,
+    Limits,
+    cut_lengths,
+    evaluation_buckets,
+    largest_divisor,
+)
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
 
 CACHED_TOKENS = 1024  # that are fused at a time on a CPU
+# Shapes of evaluation batches. Where clips are short, padding them costs a GPU less than compiling
+# for another shape, which takes a second or two.
+SHAPES, SHORT_TOKENS = 3, 64
 SENT = 32  # batches of which the devices hold what was computed
 
 
@@ -108,13 +118,18 @@ def batch_members(scorer: Scorer, members: Members, test: bool) -> EvaluationBat
         if test
         else Limits(data.val_max_audio, data.val_max_video)
     )
-    batch = scorer.info.config.eval.batch
-    return EvaluationBatches(
-        scorer.feed,
-        evaluation_buckets(
-            scorer.feed.store, members, limits, batch, devices=scorer.feed.mesh.size
-        ),
-    )
+    return sort_clips(scorer, members, limits)
+
+
+def sort_clips(
+    scorer: Scorer, members: Members, limits: Limits, position: np.ndarray | None = None
+) -> EvaluationBatches:
+    """Sorts clips into evaluation batches; windows lie at `position` [n], else in the middle."""
+    store, mesh, batch = scorer.feed.store, scorer.feed.mesh, scorer.info.config.eval.batch
+    short = cut_lengths(store, limits).max(0).sum() <= SHORT_TOKENS
+    most = 1 if short and not devices.on_cpu(mesh) else SHAPES
+    buckets = evaluation_buckets(store, members, limits, batch, most, position, mesh.size)
+    return EvaluationBatches(scorer.feed, buckets)
 
 
 def score_members(

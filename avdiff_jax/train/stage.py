@@ -2,6 +2,7 @@
 retrains by that record and is measured on test."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,7 @@ from avdiff_jax.data.splits.stages import Members, concat_members
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.probabilities import fit_temperature
 from avdiff_jax.runtime import devices
+from avdiff_jax.runtime.compiling import compile_function
 from avdiff_jax.train.announcements import announce_substage
 from avdiff_jax.train.context import (
     StageContext,
@@ -27,7 +29,6 @@ from avdiff_jax.train.feature_cache import cache_members
 from avdiff_jax.train.optimisers import (
     TrainState,
     carried_optimisers,
-    copy_tree,
     fresh_optimisers,
 )
 from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice, Trial
@@ -47,14 +48,14 @@ def members_of(context: StageContext, phase: Phase) -> tuple[tuple[Members, ...]
 def prepare_state(
     context: StageContext, phase: Phase, variables: Vars, before: TrainState | None
 ) -> TrainState:
-    """Makes what a substage begins with; `variables` are copied, since training donates them.
+    """Makes what a substage begins with.
 
     Args:
       before: the state that substage 1 ended with, in substage 2.
     """
-    states = []
+    of_draws, whole = [], devices.replicated(context.feed.mesh)
     for members in members_of(context, phase):
-        of_draw = copy_tree(variables)
+        of_draw = variables
         if context.method.refresh:
             clips = iterate_training_clips(context, members)
             of_draw = context.method.refresh(context.info, of_draw, clips)
@@ -62,26 +63,36 @@ def prepare_state(
             every = concat_members(*members)
             features = fuse_training_clips(context, of_draw, every)
             of_draw = context.method.solve(context.info, of_draw, features, every.labels)
-        states.append(begin_state(context, phase, of_draw, before))
-    return devices.put(stack_states(phase, states), devices.replicated(context.feed.mesh))
+        of_draws.append(of_draw)
+    # As one program: hundreds of small ones take seconds to compile for a GPU.
+    begin = compile_function(
+        functools.partial(begin_state, context, phase), "float32", out_shardings=whole
+    )
+    return begin(devices.put(of_draws, whole), before and before.opt)
 
 
 def begin_state(
-    context: StageContext, phase: Phase, variables: Vars, before: TrainState | None
+    context: StageContext, phase: Phase, of_draws: list[Vars], before: dict | None
 ) -> TrainState:
-    """Gives a draw's variables their optimisers; arguments as of `prepare_state`."""
-    args = (context.method, context.info, phase.substage, variables)
-    if phase.substage == 1 or context.info.config.train.reset_optimizer or not before:
-        opt = fresh_optimisers(*args)
-    else:
-        opt = copy_tree(carried_optimisers(*args, before.opt))
-    return TrainState(vars=variables, opt=opt, updates=jnp.zeros((), jnp.int32))
+    """Makes the state that a phase begins with: copies of the variables of its draws, since
+    training donates them, with optimisers. It may run inside jit.
 
+    Args:
+      before: the optimisers that substage 1 ended with, in substage 2.
+    """
 
-def stack_states(phase: Phase, states: list[TrainState]) -> TrainState:
-    """Makes the states of a phase's draws one."""
-    side_by_side = phase.draw is None
-    return jax.tree.map(lambda *x: jnp.stack(x) if side_by_side else x[0], *states)
+    def begin(variables):
+        args = (context.method, context.info, phase.substage, variables)
+        if phase.substage == 1 or context.info.config.train.reset_optimizer or not before:
+            opt = fresh_optimisers(*args)
+        else:
+            opt = carried_optimisers(*args, before)
+        return TrainState(vars=variables, opt=opt, updates=jnp.zeros((), jnp.int32))
+
+    states = [begin(variables) for variables in of_draws]
+    if phase.draw is None:
+        return jax.tree.map(lambda *x: jnp.stack(x), *states)
+    return jax.tree.map(jnp.copy, states[0])
 
 
 def prepare_substage(

@@ -364,7 +364,7 @@ SAVES = of(
 CACHE = of(
     "train/feature_cache.py", "train/test_feature_cache.py",
     ("scorer.info.config.train.crops, 1)", "1, 1)", "test_a_row_for_each_window"),
-    ("position=(number + 0.5) / windows[rows]", "position=number / windows[rows]",
+    ("(number + 0.5) / windows[rows]", "number / windows[rows]",
      "test_a_row_for_each_window"),
     ("np.cumsum(windows[clips]) - windows[clips]", "np.cumsum(windows[clips])",
      "test_a_row_for_each_window"),
