@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 
 from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.data.store import Flat, Store
 from avdiff_jax.data.windows import Bucket, Lengths, Plan, largest_divisor, training_plan
 from avdiff_jax.errors import UserError
 from avdiff_jax.runtime import devices, memory
+from avdiff_jax.runtime.compiling import compile_function
 
 
 class Batch(struct.PyTreeNode):
@@ -133,6 +135,29 @@ def framed(filled: Filled, plan: Plan, seconds) -> Batch:
     return _framed(filled.audio, filled.video, plan, masks, seconds)
 
 
+PART_BYTES = 64 << 20  # of values that travel to the devices at a time
+
+
+def place_values(values: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Places values [N, D] of a memory-mapped file on the devices, in parts that threads read:
+    the pages of a file come in much more slowly than they travel."""
+    whole, rows = devices.replicated(mesh), max(1, PART_BYTES // (values[:1].nbytes or 1))
+    if devices.on_cpu(mesh) or jax.process_count() > 1 or len(values) <= rows:
+        return devices.put(np.asarray(values), whole)
+    write = compile_function(_write_rows, "float32", out_shardings=whole, donate_argnums=0)
+    placed = jnp.zeros(values.shape, values.dtype, device=whole)
+    # All parts have one shape, so the last one overlaps the one before.
+    first_rows = [*range(0, len(values) - rows, rows), len(values) - rows]
+    parts = prefetch(lambda row: np.array(values[row : row + rows]), first_rows, MOST_READERS)
+    for row, part in zip(first_rows, parts, strict=True):
+        placed = write(placed, devices.put(part, whole), row)
+    return placed
+
+
+def _write_rows(values: jax.Array, part: jax.Array, row: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(values, part, row, 0)
+
+
 AHEAD = 2  # dispatches that are made while one is trained on: one is read, one travels
 # What a streamed dispatch holds at most of a role; so many more than `AHEAD` are there at a time.
 STREAM_BYTES = 170 << 20
@@ -161,8 +186,9 @@ class Feed:
             raise UserError(f"data.residence={residence!r} must be device, host or auto")
         self.data = None
         if residence == "device":
-            values = Resident(np.asarray(store.audio.values), np.asarray(store.video.values))
-            self.data = devices.put(values, devices.replicated(mesh))
+            self.data = Resident(
+                place_values(store.audio.values, mesh), place_values(store.video.values, mesh)
+            )
 
     @property
     def streamed(self) -> bool:
@@ -218,13 +244,13 @@ class Feed:
         return framed(filled, plan, self.seconds)
 
 
-def prefetch(make: Callable, items: Iterable) -> Generator:
-    """Yields make(item) for each item, in order; threads make the next `AHEAD` meanwhile."""
-    with ThreadPoolExecutor(AHEAD) as pool:
+def prefetch(make: Callable, items: Iterable, ahead: int = AHEAD) -> Generator:
+    """Yields make(item) for each item, in order; threads make the next `ahead` meanwhile."""
+    with ThreadPoolExecutor(ahead) as pool:
         waiting = collections.deque()
         for item in items:
             waiting.append(pool.submit(make, item))
-            if len(waiting) > AHEAD:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

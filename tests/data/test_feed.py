@@ -110,3 +110,21 @@ def test_prefetched_keeps_order_and_passes_errors_on():
     assert list(prefetch(lambda x: x, [])) == []
     with pytest.raises(ZeroDivisionError):
         list(prefetch(lambda x: 1 / x, [1, 0]))
+
+
+def test_values_travel_in_parts(monkeypatch):
+    """To a GPU; the last part overlaps the one before."""
+    values = np.arange(23 * 3, dtype=np.float16).reshape(23, 3)
+    monkeypatch.setattr(feed.devices, "on_cpu", lambda mesh: False)
+    monkeypatch.setattr(feed, "PART_BYTES", 5 * values[:1].nbytes)
+    asked = []
+
+    class Read(np.ndarray):
+        def __getitem__(self, rows):
+            asked.append(rows)
+            return super().__getitem__(rows)
+
+    placed = feed.place_values(values.view(Read), tiny.mesh(2))
+    np.testing.assert_array_equal(placed, values)
+    assert placed.dtype == values.dtype and placed.sharding.is_fully_replicated
+    assert sorted(rows.start for rows in asked[1:]) == [0, 5, 10, 15, 18]
