@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from avdiff_jax.data.class_text import unify
-from avdiff_jax.data.feed import MOST_READERS, prefetch
+from avdiff_jax.data.feed import prefetch
 from avdiff_jax.data.fingerprints import fingerprint, identify
 from avdiff_jax.data.importers.npy_folder import list_folder
 from avdiff_jax.data.importers.npz_manifest import NpzKeys, npz_features
@@ -87,7 +87,7 @@ class ClipSource:
     @functools.cached_property
     def prints(self) -> np.ndarray:
         """The fingerprint of each clip, [n] uint64; the first time, all features are read."""
-        prints = prefetch(lambda clip: fingerprint(clip.audio, clip.video), self, MOST_READERS)
+        prints = prefetch(lambda clip: fingerprint(clip.audio, clip.video), self)
         return np.fromiter(prints, np.uint64, len(self))
 
     @functools.cached_property

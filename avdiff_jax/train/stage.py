@@ -152,38 +152,51 @@ def select_by_base_accuracy(context: StageContext) -> Select:
     return select
 
 
-def select_by_harmonic_mean(context: StageContext, variables: Vars) -> Select:
-    """Returns what measures substage 2 of stage 1: HM on Val at the best calibration, and what
-    stage 2 takes over with it.
+class Validation:
+    """Val of stage 1, base and novel clips, as substage 2 is measured on it.
 
     Args:
       variables: what substage 2 begins with. Where it trains on a cache they fuse Val once.
     """
-    is_base = context.info.is_base
-    both = concat_members(context.stage.eval_base, context.stage.eval_novel[0])
-    batches = batch_members(context, both, test=False)
-    features = None
-    if context.uses_cache(2):
-        features = devices.put(
-            fuse_members(context, variables, batches, len(both.labels)),
-            devices.replicated(context.feed.mesh),
-        )
 
-    def select(variables: Vars) -> dict[str, float]:
-        if features is not None:
-            scores = check_scores(np.asarray(context.judge(variables, features)))
-        else:
-            scores = score_members(context, variables, both, batches)
-        point = calibrate(context, scores, both.labels)
-        temperature = fit_temperature(scores, both.labels, is_base, point.gamma)
+    def __init__(self, context: StageContext, variables: Vars):
+        stage = context.stage
+        self.context = context
+        self.members = concat_members(stage.eval_base, stage.eval_novel[0])
+        self.batches = batch_members(context, self.members, test=False)
+        self.features = None
+        if context.uses_cache(2):
+            self.features = devices.put(
+                fuse_members(context, variables, self.batches, len(self.members.labels)),
+                devices.replicated(context.feed.mesh),
+            )
+
+    def score(self, variables: Vars) -> np.ndarray:
+        """Scores the clips, [n, C]."""
+        if self.features is None:
+            return score_members(self.context, variables, self.members, self.batches)
+        return check_scores(np.asarray(self.context.judge(variables, self.features)))
+
+    def select(self, variables: Vars) -> dict[str, float]:
+        """Measures an epoch: HM at the best calibration, and what belongs to that."""
+        scores, labels = self.score(variables), self.members.labels
+        point = calibrate(self.context, scores, labels)
         return {
             "score": point.HM,
             **{f"val/{name}": value for name, value in point._asdict().items()},
-            "val/AUSUC": metrics.ausuc(scores, both.labels, is_base),
-            "val/temperature": temperature,
+            "val/AUSUC": metrics.ausuc(scores, labels, self.context.info.is_base),
         }
 
-    return select
+    def choose(self, outcome: Outcome) -> SubstageChoice:
+        """Returns what a finished substage 2 has chosen, with the temperature of its best epoch,
+        which takes longer to fit than a short epoch to train."""
+        choice = SubstageChoice.of(outcome.record)
+        temperature = fit_temperature(
+            self.score(outcome.best), self.members.labels, self.context.info.is_base,
+            choice.measured["val/gamma"],
+        )
+        measured = choice.measured | {"val/temperature": temperature}
+        return dataclasses.replace(choice, measured=measured)
 
 
 def run_stage1(context: StageContext, services: Services) -> Stage1Record:
@@ -219,10 +232,11 @@ def try_alternatives(
         epochs = context.info.config.train.epochs2
         announce_substage(of_trial, phase, epochs)
         setting, state = prepare_substage(of_trial, phase, first.best, first.state)
-        schedule = Schedule(epochs, select_by_harmonic_mean(of_trial, first.best))
+        val = Validation(of_trial, first.best)
+        schedule = Schedule(epochs, val.select)
         second = run_substage(setting, state, schedule, services, run_epochs)
         run_epochs = second.record.run_epochs
-        tried.append((filled, SubstageChoice.of(second.record)))
+        tried.append((filled, val.choose(second)))
     return rank_trials(tried), run_epochs
 
 

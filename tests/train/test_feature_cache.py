@@ -98,10 +98,10 @@ def test_selection_on_fused_features_equals_scoring(tmp_path, monkeypatch):
     """After each epoch, whether Val was fused once or is fused anew."""
     b = tiny.make_context(tiny.config(**EVAL))
     vars, compared = initialise_variables(b), []
-    once = stages.select_by_harmonic_mean(b, vars)
+    once = stages.Validation(b, vars).select
     with monkeypatch.context() as patch:
         patch.setattr(StageContext, "uses_cache", lambda *_: False)
-        anew = stages.select_by_harmonic_mean(b, vars)
+        anew = stages.Validation(b, vars).select
 
     def select(variables):
         measured, wanted = once(variables), anew(variables)

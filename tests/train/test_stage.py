@@ -185,9 +185,12 @@ def test_epochs_gamma_and_temperature_are_chosen_on_val(mode, monkeypatch):
     monkeypatch.setattr(stages, "fuse_members", lambda _, __, members, count: members.labels)
     b = dataclasses.replace(b, judge=lambda variables, labels: right[labels])
     assert stages.select_by_base_accuracy(b)(None) == {"score": 100, "val/B": 100}
-    measured = stages.select_by_harmonic_mean(b, None)(None)
+    both = stages.Validation(b, None)
+    measured = both.select(None)
     assert measured["score"] == measured["val/HM"] == measured["val/AUSUC"] == 100
-    assert measured["val/temperature"] < 0.1 and measured["val/gamma"] == 0
+    assert measured["val/gamma"] == 0
+    record = SubstageRecord(1, best_epoch=1, best=measured)
+    assert both.choose(Outcome(None, None, record)).measured["val/temperature"] < 0.1
     val = b.stage.eval_base
     tiny.same(batched, [(val, False), (concat_members(val, b.stage.eval_novel[0]), False)])
 
@@ -261,6 +264,10 @@ def test_stage_1_goes_on_from_the_best_epoch(monkeypatch):
     }
     fake = Substages(records)
     monkeypatch.setattr(stages, "run_substage", fake)
+    # Made-up variables have no scores.
+    monkeypatch.setattr(
+        stages.Validation, "choose", lambda _, outcome: SubstageChoice.of(outcome.record)
+    )
     c = tiny.config(train__epochs1=9, train__epochs2=7)
     b = tiny.make_context(c)
     record = stages.run_stage1(b, None)
