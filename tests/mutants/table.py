@@ -293,9 +293,9 @@ STAGE = of(
 )
 CONTEXT = of(
     "train/context.py", "train/test_stage.py",
-    ("jax.random.fold_in(jax.random.key(info.config.seed), context.number)",
-     "jax.random.key(info.config.seed)", "test_each_stage_has_a_first_key_of_its_own"),
-    ("Limits(*context.lengths), context", "Limits(0, 0), context",
+    ("jax.random.fold_in(jax.random.key(context.info.config.seed), context.number)",
+     "jax.random.key(context.info.config.seed)", "test_each_stage_has_a_first_key_of_its_own"),
+    ("members, Limits(*context.lengths))", "members, Limits(0, 0))",
      "test_training_clips_are_fused_as_long_as_they_are_trained_on"),
     ("np.full(audio.dim, 1 / 255)", "np.full(audio.dim, 1.0)", "test_audio_scaling"),
     ("square / max(count, 1) - mean**2, 0)", "square / max(count, 1), 0)", "test_audio_scaling"),
@@ -303,6 +303,16 @@ CONTEXT = of(
 SCORING = of(
     "train/scoring.py", "train/test_stage.py",
     ("        if test\n", "        if not test\n", "test_val_and_test_have_limits_of_their_own"),
+    ("<= SHORT_TOKENS", "<= 0", "test_scores_do_not_depend_on_order_or_bucket"),
+)
+AHEAD = of(
+    "train/ahead.py", "train/test_ahead.py",
+    ("compiled[phase[:2]].wait()", "pass", "test_it_waits_for_the_steps_that_are_needed"),
+    ("if not checkpoints.exist(later):", "if True:",
+     "test_a_first_substage_is_left_out_where_the_second_has_begun"),
+    ("if is_open or not context", "if not context", "test_only_steps_that_are_known_by_then"),
+    ("        for event in compiled.values():\n            event.set()\n", "",
+     "test_an_error_ends_it_and_no_one_waits"),
 )
 
 SUBSTAGE = of(
@@ -573,8 +583,9 @@ FEED = of(
      "test_gathered_equals_filled"),
     ("STREAM_BYTES // max(1, row * batch)", "STREAM_BYTES // max(1, row)",
      "test_streamed_dispatches_fit_their_memory"),
-    ("if len(waiting) > AHEAD:", "if len(waiting) > AHEAD + 2:",
+    ("if len(waiting) > ahead:", "if len(waiting) > ahead + 2:",
      "test_prefetched_runs_no_further_ahead_than_it_says"),
+    ("len(values) - rows]", "len(values) - rows - 1]", "test_values_travel_in_parts"),
 )
 STREAM = of(
     "data/stream.py", "inference/test_model.py",
@@ -699,7 +710,7 @@ PLUS = of(
 MUTANTS = [
     *METRICS, *PROBABILITIES, *LOSSES, *DIFFUSION, *SAMPLING, *MASKS, *ATTENTION, *LAYERS,
     *DROPOUT, *POOLING, *FILM, *TRUNK,
-    *STEP, *SETTING, *KEYS, *STAGE, *CONTEXT, *SCORING, *SUBSTAGE, *OPTIMISERS, *BEGINNING,
+    *STEP, *SETTING, *KEYS, *STAGE, *CONTEXT, *SCORING, *AHEAD, *SUBSTAGE, *OPTIMISERS, *BEGINNING,
     *CURVES, *DRAWS, *SAVES, *CACHE,
     *AVDIFF, *GAN, *PROTOTYPES, *GAUSSIAN, *TEXT_DIFFUSION, *RESIDUALS, *PLUS, *OTHER_METHODS,
     *SAMPLES, *DEALING, *FROM_STORE, *AUDIT, *STAGES, *WINDOWS, *FEED, *STREAM, *GATE, *VALUES,

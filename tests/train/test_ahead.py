@@ -115,8 +115,8 @@ def programs(monkeypatch):
 
 def test_it_waits_for_the_steps_that_are_needed(programs):
     contexts, happened, proceed = programs
-    proceed.set()
     with ahead.compile_ahead(contexts, None) as wait:
+        threading.Timer(0.2, proceed.set).start()
         for phase in (Phase(1, 1), Phase(1, 2), Phase(2, 1), Phase(2, 2, None)):
             wait(phase)
             assert (phase._replace(draw=0), "compiled") in happened
@@ -132,8 +132,10 @@ def test_an_error_ends_it_and_no_one_waits(programs, monkeypatch):
 
     monkeypatch.setattr(ahead, "describe_step", fail)
     with ahead.compile_ahead(contexts, None) as wait:
-        wait(Phase(2, 2, 1))
-    assert happened == []
+        waiting = threading.Thread(target=wait, args=[Phase(2, 2, 1)], daemon=True)
+        waiting.start()
+        waiting.join(10)
+    assert not waiting.is_alive() and happened == []
 
 
 def test_it_is_left_when_the_run_fails(programs):
