@@ -96,29 +96,43 @@ def recorded(arrays, prefix=""):
 def test_tokens_and_scores(toy):
     info, batch, vars = toy
     want = load("eval_hybrid_Z2_L3")
-    x = scaled(batch, vars.buffers, "time")
+    trunk = Trunk(info.config)
+
+    @jax.jit
+    def compute(vars, batch):
+        x = scaled(batch, vars.buffers, "time")
+        codes = [
+            Linear(6).apply(
+                {"params": vars.params["pos"]["time"]}, fourier(seconds, vars.buffers["fourier"])
+            )
+            for seconds in (batch.audio_time, batch.video_time)
+        ]
+        variables = {"params": {g: vars.params[g] for g in avdiff.TRUNK}, "stats": vars.stats}
+        tokens, _ = trunk.apply(variables, batch, vars.buffers, False, method="tokens")
+        encoded = trunk.apply(
+            variables, x, {"audio": batch.audio_mask, "video": batch.video_mask}, False,
+            method=lambda trunk, *args: trunk.enc(*args),
+        )
+        return x, codes, encoded, tokens
+
+    @jax.jit
+    def judge(vars, batch):
+        token, _ = avdiff.features(info, vars, batch, jax.random.key(0), False)
+        c_o = avdiff.embed(info, vars, token)
+        return token, c_o, avdiff.classify(info, vars, c_o), avdiff.scores(info, vars, token)
+
+    x, codes, encoded, tokens = compute(vars, batch)
     close("scaled audio", x["audio"], want["audio_scaled"], 1e-7)
     close("scaled video", x["video"], want["video_normalized"], 1e-6)
-    for name, seconds in (("audio", batch.audio_time), ("video", batch.video_time)):
-        code = fourier(seconds, vars.buffers["fourier"])
-        code = Linear(6).apply({"params": vars.params["pos"]["time"]}, code)
+    for name, key, code in zip(("audio", "video"), "AV", codes, strict=True):
         close(f"fourier code, {name}", code, want[f"fourier_{name}"], 1e-4)
-    variables = {"params": {g: vars.params[g] for g in avdiff.TRUNK}, "stats": vars.stats}
-    trunk = Trunk(info.config)
-    tokens, _ = trunk.apply(variables, batch, vars.buffers, False, method="tokens")
-    encoded = trunk.apply(
-        variables, x, {"audio": batch.audio_mask, "video": batch.video_mask}, False,
-        method=lambda trunk, *args: trunk.enc(*args),
-    )
-    for name, key in (("audio", "A"), ("video", "V")):
         close(f"encoded {name}", encoded[name], want[f"{key}_enc_out"], 5e-6)
         close(f"tokens, {name}", tokens[name], want[f"tokens_{name}"], 1e-4)
-    token, _ = avdiff.features(info, vars, batch, jax.random.key(0), False)
+    token, c_o, logits, softmax = judge(vars, batch)
     close("class token", token, want["cls"], 2e-5)
-    close("c_o", avdiff.embed(info, vars, token), want["theta_o"], 5e-6)
-    logits = avdiff.classify(info, vars, avdiff.embed(info, vars, token))
+    close("c_o", c_o, want["theta_o"], 5e-6)
     close("logits", logits, want["logits"], 5e-6)
-    close("softmax", avdiff.scores(info, vars, token), want["softmax"], 1e-6)
+    close("softmax", softmax, want["softmax"], 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -134,18 +148,22 @@ def test_attention_patterns(toy, name, attention, switch):
     valid = jnp.concatenate([jnp.ones((4, 1), bool), jnp.asarray(want["attn_mask"] > 0)], 1)
     real = np.asarray(valid)
     types = np.array([masks.CLASS] + [masks.AUDIO] * 5 + [masks.VIDEO] * 7)
+    attend = jax.jit(partial(
+        Block(24, HEADS, 8, 16, 0.0).apply, train=False, mutable="intermediates"
+    ))
     for i, table in enumerate(masks.pattern(attention, DEPTH, switch)):
         params = {"params": vars.params["fusion"][f"block{i}"]}
-        block = Block(24, HEADS, 8, 16, 0.0)
         visible = masks.attend(table, types, valid)
-        x, found = block.apply(params, x, visible, False, mutable="intermediates")
+        x, found = attend(params, x, visible)
         weights = np.asarray(found["intermediates"]["attention"]["weights"][0])
         weights = weights.transpose(0, 2, 1, 3)[real]
         theirs = want[f"{name}/layer{i}_attn"].transpose(0, 2, 1, 3)[real]
         close(f"{name} attention {i}", weights, theirs, 2e-6)
         close(f"{name} layer {i}", np.asarray(x)[real], want[f"{name}/layer{i}_out"][real], 2e-5)
     info.config.model.attention, info.config.model.switch = attention, switch
-    token, _ = avdiff.features(info, vars, batch, jax.random.key(0), False)
+    token, _ = jax.jit(lambda *given: avdiff.features(info, *given, jax.random.key(0), False))(
+        vars, batch
+    )
     info.config.model.attention, info.config.model.switch = "hybrid", 2
     close(f"{name} class token", token, want[f"{name}/cls"], 2e-5)
 
@@ -165,7 +183,7 @@ def test_diffusion(toy):
     close("noised", x_t, want["q_sample"], 1e-6)
     model = diffusion.NoisePredictor(16, 8, 300, 0.0)
     gen = {"params": vars.params["gen"]}
-    predict = partial(model.apply, gen)
+    predict = jax.jit(partial(model.apply, gen))
     close("noise predictor", predict(x_t, t, w), want["eps_model_out"], 1e-6)
     loss = diffusion.noise_loss(
         predict, x0, w, jnp.asarray(want["loss/t"]), jnp.asarray(want["loss/noise"]), s
@@ -173,20 +191,26 @@ def test_diffusion(toy):
     close("noise loss", loss.mean(), want["loss/value"], 1e-6)
 
     prepared = model.apply(gen, w, method="prepared")
-    x = jnp.asarray(want["chain/x"][0])
+
+    @jax.jit
+    def take_step(x, t, *args):
+        eps = prepared.eps(x, jnp.float32(t))
+        return eps, diffusion.reversed_step(x, eps, *args)
+
+    x = want["chain/x"][0]
     for i in range(STEPS):
         t = STEPS - 1 - i
-        eps = prepared.eps(x, jnp.float32(t))
+        of_step = s.beta[t], s.alpha[t], s.alpha_bar[t]
+        eps, x = take_step(x, t, want["chain/step_noise"][i], *of_step)
         close(f"chain eps t={t}", eps, want["chain/eps_theta"][i], 2e-6)
-        step_noise = jnp.asarray(want["chain/step_noise"][i])
-        x = diffusion.reversed_step(x, eps, step_noise, s.beta[t], s.alpha[t], s.alpha_bar[t])
         close(f"chain x t={t}", x, want["chain/x"][i + 1], 2e-6)
     draws = diffusion.Draws(
         jnp.asarray(want["chain/x"][0]), jnp.asarray(want["chain/step_noise"]),
         jax.random.split(jax.random.key(0), STEPS),
     )
-    close("sampler", diffusion.sample(prepared.eps, draws, s, True), want["chain/x"][-1], 2e-6)
-    found = sampling.sample(prepared, draws, s, True, 0.0)
+    found = jax.jit(lambda: diffusion.sample(prepared.eps, draws, s, True))()
+    close("sampler", found, want["chain/x"][-1], 2e-6)
+    found = jax.jit(lambda: sampling.sample(prepared, draws, s, True, 0.0))()
     close("sampler of a GPU", found, want["chain/x"][-1], 2e-6)
 
 
@@ -206,7 +230,8 @@ def test_losses_gradients_statistics(toy, role, on_gpu, monkeypatch):
         drawn = recorded(want, "rng/")
         return avdiff.loss(info, moved, token, batch, jax.random.key(1), role, drawn)
 
-    (value, (stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(vars.params)
+    differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, (stats, metrics)), grads = differentiate(vars.params)
     close(f"{role} loss", value, want["loss_total"], 1e-6)
     ce = metrics["ce_real"] + metrics.get("ce_synthetic", 0.0)
     close(f"{role} cross-entropy", ce, want["cross_entropy"], 1e-6)
@@ -229,7 +254,8 @@ def steps_of(info, vars, substage, parts):
             players=lambda *_, loss=loss: (player._replace(loss=loss),)
         )
         key = jax.random.key(0)
-        state, metrics = update(with_draws, info, substage, state, batch, key, role)
+        run = jax.jit(partial(update, with_draws, info, substage, role=role))
+        state, metrics = run(state, batch, key=key)
         yield state, metrics[f"{player.name}/loss"]
 
 
@@ -328,7 +354,7 @@ def test_trims_and_padding(mode, most):
         position = positions[sign] if "random" in mode else None
         plan = windows(clips, np.arange(4), np.zeros(4, int), lengths, position)
         data = Resident(jnp.asarray(clips.audio.values), jnp.asarray(clips.video.values))
-        batch = gather(data, plan, lengths, (0.96, 0.64))
+        batch = jax.jit(gather, static_argnums=(2, 3))(data, plan, lengths, (0.96, 0.64))
         for name in ("audio", "video"):
             close(f"{mode} {sign} {name}", getattr(batch, name), want[f"{mode}/{sign}/{name}"], 0)
             mask = np.asarray(getattr(batch, f"{name}_mask"), np.float32)
