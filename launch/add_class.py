@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         bigger = adding.learn_classes(model, clips, clips.names(), text, args.seed)
         seconds = time.monotonic() - started
         bigger.save(args.out)
-        print(f"{args.out}: {len(learnt)} classes added to {len(model.info.classes)} from "
+        print(f"{args.out}: added {len(learnt)} to {len(model.info.classes)} classes, from "
               f"{len(clips)} clips in {seconds:.1f} s")
         held_out = new_classes.select(source, held_out)
         unseen = bigger.find_unseen(held_out, np.arange(len(held_out)))

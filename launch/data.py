@@ -283,7 +283,7 @@ def add_synthesize_flags(p: Parser) -> None:
     add("--classes", type=int, default=32, help="how many")
     add("--clips-per-class", type=int, default=60, help="how many")
     for what, size in (("audio", 128), ("video", 4096), ("text", 300)):
-        add(f"--{what}-dim", type=int, default=size, help=f"features of a {what} vector")
+        add(f"--{what}-dim", type=int, default=size, help=f"features of each {what} vector")
     add("--seconds", type=float, nargs=2, default=(4.0, 10.0), metavar=("MIN", "MAX"),
         help="duration of a clip")
 

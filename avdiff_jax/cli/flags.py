@@ -125,7 +125,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Instead of usage and exit."""
-        flags = [word for word in self._given if word.startswith("--")]
+        flags = [word for word in self._given if word.startswith("--") and word != "--"]
         mistyped = [word for word in flags if word not in self._option_string_actions]
         if mistyped and not self._subparsers and "required" in message:
             # argparse comes to what it does not know only when all is there that it needs

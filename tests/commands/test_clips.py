@@ -213,5 +213,5 @@ def test_add_class(run, tmp_path):
     code, out, err = run("add_class", "--model", model_file(made.folder / "mbt", 0),
                          "--clips", "later", "--shots", 4, "--out", "b.npz")
     assert code == 0, err
-    assert "1 classes added to 3 from 4 clips" in out and "no class text, so prototypes" in err
+    assert "added 1 to 3 classes, from 4 clips" in out and "no class text, so prototypes" in err
     assert load("b.npz").info.classes == ("a", "b", "c", "d")

@@ -474,7 +474,7 @@ def test_add_class(run, refused, finished, mixed, tmp_path):
 
     code, out, err = run(*words, "--split", "mixed.json", "--draw", 1)
     assert code == 0, err
-    assert "2 classes added to 12 from 4 clips in" in out
+    assert "added 2 to 12 classes, from 4 clips in" in out
     split = json.loads((tmp_path / "mixed.json").read_text())
     model = models.load("b.npz")
     assert model.info.classes[12:] == tuple(mixed) and model.kinds[12:] == ("added",) * 2
@@ -488,7 +488,7 @@ def test_add_class(run, refused, finished, mixed, tmp_path):
 
     code, out, err = run(*words, "--classes", mixed[1], "--shots", 3, "--seed", 4, "--no-text",
                          "--overwrite")
-    assert code == 0 and "1 classes added to 12 from 3 clips" in out, err
+    assert code == 0 and "added 1 to 12 classes, from 3 clips" in out, err
     assert f"new classes, against all{'':16s}     11" in out  # 14 - 3
     code, out, err = run("predict", "--model", "b.npz", "--store", "mixed.h5", "--out", "c.csv")
     assert code == 0 and {row[1] for row in read("c.csv")[1:]} <= {"base", "novel", "added"}
