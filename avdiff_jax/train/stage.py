@@ -64,9 +64,13 @@ def prepare_state(
             features = fuse_training_clips(context, of_draw, every)
             of_draw = context.method.solve(context.info, of_draw, features, every.labels)
         of_draws.append(of_draw)
-    # As one program: hundreds of small ones take seconds to compile for a GPU.
-    begin = compile_function(
-        functools.partial(begin_state, context, phase), "float32", out_shardings=whole
+    # As one program, the same for each draw: hundreds of small ones take seconds to compile for a
+    # GPU.
+    begin = context.programs.setdefault(
+        ("begin", phase.substage, phase.draw is None),
+        compile_function(
+            functools.partial(begin_state, context, phase), "float32", out_shardings=whole
+        ),
     )
     return begin(devices.put(of_draws, whole), before and before.opt)
 
