@@ -28,8 +28,8 @@ from avdiff_jax.runtime.compiling import compile_function as compile_anew
 # captured value. Configurations that differ in these alone share their programs.
 UNREAD = (
     "data.", "eval.", "seed", "shots", "train.batch", "train.batches", "train.crops",
-    "train.draws", "train.epochs1", "train.epochs2", "train.learning_rate", "train.patience",
-    "train.plateau", "train.reset_optimizer", "train.steps_per_dispatch",
+    "train.draws", "train.epochs1", "train.epochs2", "train.patience", "train.plateau",
+    "train.reset_optimizer", "train.steps_per_dispatch",
 )
 
 

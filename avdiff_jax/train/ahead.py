@@ -122,7 +122,8 @@ def describe_step(
 def describe_state(context: StageContext, phase: Phase, variables: Vars) -> TrainState:
     """Describes the state that a phase begins with, see `stage.prepare_state`; `variables` may be
     shapes."""
-    begin, draws = functools.partial(begin_state, context, phase), len(members_of(context, phase))
-    return devices.describe_placed(
-        jax.eval_shape(begin, [variables] * draws, None), devices.replicated(context.feed.mesh)
+    begin = functools.partial(
+        begin_state, context.method, context.info, phase.substage, phase.draw is None
     )
+    shapes = jax.eval_shape(begin, [variables] * len(members_of(context, phase)), None)
+    return devices.describe_placed(shapes, devices.replicated(context.feed.mesh))

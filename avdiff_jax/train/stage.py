@@ -13,7 +13,7 @@ import numpy as np
 from avdiff_jax import metrics
 from avdiff_jax.cli.alternatives import MARGIN, is_usual, list_alternatives
 from avdiff_jax.data.splits.stages import Members, concat_members
-from avdiff_jax.methods.method import Vars
+from avdiff_jax.methods.method import Info, Method, Vars
 from avdiff_jax.probabilities import fit_temperature
 from avdiff_jax.runtime import devices
 from avdiff_jax.runtime.compiling import compile_function
@@ -66,35 +66,38 @@ def prepare_state(
         of_draws.append(of_draw)
     # As one program, the same for each draw: hundreds of small ones take seconds to compile for a
     # GPU.
+    substage, together = phase.substage, phase.draw is None
+    begin = functools.partial(begin_state, context.method, context.info, substage, together)
     begin = context.programs.setdefault(
-        ("begin", phase.substage, phase.draw is None),
-        compile_function(
-            functools.partial(begin_state, context, phase), "float32", out_shardings=whole
-        ),
+        ("begin", substage, together), compile_function(begin, "float32", out_shardings=whole)
     )
-    return begin(devices.put(of_draws, whole), before and before.opt)
+    carried = substage == 2 and not context.info.config.train.reset_optimizer and before
+    return begin(devices.put(of_draws, whole), carried.opt if carried else None)
 
 
 def begin_state(
-    context: StageContext, phase: Phase, of_draws: list[Vars], before: dict | None
+    method: Method,
+    info: Info,
+    substage: int,
+    together: bool,
+    of_draws: list[Vars],
+    before: dict | None,
 ) -> TrainState:
-    """Makes the state that a phase begins with: copies of the variables of its draws, since
+    """Makes the state that a substage begins with: copies of the variables of its draws, since
     training donates them, with optimisers. It may run inside jit.
 
     Args:
-      before: the optimisers that substage 1 ended with, in substage 2.
+      together: the draws are trained side by side, [draws, ...] each.
+      before: the optimisers whose moments are carried over, if any.
     """
 
     def begin(variables):
-        args = (context.method, context.info, phase.substage, variables)
-        if phase.substage == 1 or context.info.config.train.reset_optimizer or not before:
-            opt = fresh_optimisers(*args)
-        else:
-            opt = carried_optimisers(*args, before)
+        args = (method, info, substage, variables)
+        opt = carried_optimisers(*args, before) if before else fresh_optimisers(*args)
         return TrainState(vars=variables, opt=opt, updates=jnp.zeros((), jnp.int32))
 
     states = [begin(variables) for variables in of_draws]
-    if phase.draw is None:
+    if together:
         return jax.tree.map(lambda *x: jnp.stack(x), *states)
     return jax.tree.map(jnp.copy, states[0])
 

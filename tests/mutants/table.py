@@ -343,8 +343,8 @@ OPTIMISERS = of(
 )
 BEGINNING = of(
     "train/stage.py", "train/test_substage.py",
-    ("phase.substage == 1 or context.info.config.train.reset_optimizer or not before",
-     "True", "test_moments_of_adam"),
+    ("not context.info.config.train.reset_optimizer and before", "before",
+     "test_moments_of_adam"),
 )
 CURVES = of(
     "train/optimisers.py", "test_golden.py",
