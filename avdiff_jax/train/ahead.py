@@ -61,7 +61,7 @@ def compile_ahead(
                     compile_phase(context, phase)
                 compiled[phase[:2]].set()
             if not left.is_set():
-                _ = contexts[-1].base_prints
+                fingerprints.start()
         for event in compiled.values():
             event.set()
 
@@ -69,7 +69,13 @@ def compile_ahead(
         if thread.ident is not None:
             compiled[phase[:2]].wait()
 
+    def read_prints():
+        with contextlib.suppress(Exception):
+            _ = contexts[-1].base_prints
+
     thread = threading.Thread(target=compile_steps, name="compile ahead")
+    # A run that is stopped does not wait for these, which take half a minute on a large store.
+    fingerprints = threading.Thread(target=read_prints, daemon=True)
     if contexts and is_worthwhile(contexts[0]):
         thread.start()
     try:

@@ -100,6 +100,11 @@ def programs(monkeypatch):
 
     class Context:
         number = 1
+        printed = threading.Event()
+
+        @property
+        def base_prints(self):
+            self.printed.set()
 
     phases = [Phase(1, 1), Phase(1, 2), Phase(2, 1), Phase(2, 2)]
     monkeypatch.setattr(ahead, "is_worthwhile", lambda context: True)
@@ -120,6 +125,7 @@ def test_it_waits_for_the_steps_that_are_needed(programs):
         for phase in (Phase(1, 1), Phase(1, 2), Phase(2, 1), Phase(2, 2, None)):
             wait(phase)
             assert (phase._replace(draw=0), "compiled") in happened
+        assert contexts[1].printed.wait(10)
     # One at a time.
     assert [word for _, word in happened] == ["begun", "compiled"] * 4
 
@@ -144,6 +150,7 @@ def test_it_is_left_when_the_run_fails(programs):
         threading.Timer(0.2, proceed.set).start()
         raise ValueError
     assert happened == [(Phase(1, 1), "begun"), (Phase(1, 1), "compiled")]
+    assert not contexts[1].printed.is_set()
     assert all(thread.name != "compile ahead" for thread in threading.enumerate())
 
 
