@@ -62,6 +62,7 @@ def test_what_is_no_trace(tmp_path):
         trace.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_trace_of_a_cpu(tmp_path):
     step = jax.jit(lambda x: jnp.tanh(x @ x) @ x)
     x = jnp.ones((200, 200))

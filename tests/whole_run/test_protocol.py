@@ -119,6 +119,7 @@ def test_parts_equal_the_whole(finished, tmp_path):
     assert tiny.lines(tmp_path / "w") == tiny.lines(workdir)
 
 
+@pytest.mark.slow
 def test_labels_of_the_test_set_are_read_by_evaluation_alone(finished, tmp_path, monkeypatch):
     """Permuted, they change the results and nothing that comes before."""
     workdir, results, states, _ = finished
