@@ -8,7 +8,6 @@ a finished model asks for.
 """
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from avdiff_jax.train.feature_cache import describe_cache
 from avdiff_jax.train.optimisers import TrainState
 from avdiff_jax.train.records import Phase
 from avdiff_jax.train.setting import place_dropout_key, plan_epoch
-from avdiff_jax.train.stage import begin_state, members_of, prepare_setting
+from avdiff_jax.train.stage import beginning_program, members_of, prepare_setting
 from avdiff_jax.train.workdir import PhaseCheckpoints
 
 Wait = Callable[[Phase], None]
@@ -128,8 +127,6 @@ def describe_step(
 def describe_state(context: StageContext, phase: Phase, variables: Vars) -> TrainState:
     """Describes the state that a phase begins with, see `stage.prepare_state`; `variables` may be
     shapes."""
-    begin = functools.partial(
-        begin_state, context.method, context.info, phase.substage, phase.draw is None
-    )
-    shapes = jax.eval_shape(begin, [variables] * len(members_of(context, phase)), None)
+    begin, draws = beginning_program(context, phase), len(members_of(context, phase))
+    shapes = jax.eval_shape(begin, [variables] * draws, None)
     return devices.describe_placed(shapes, devices.replicated(context.feed.mesh))

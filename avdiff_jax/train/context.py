@@ -43,7 +43,8 @@ class StageContext(Scorer):
     init: compiled key -> variables, of a CPU.
     collate: compiled (data, inputs, lengths) -> Batch.
     embed, generate: compiled, those of the method without `info`; None where it has none.
-    programs: the compiled training steps so far; see `training_program`.
+    programs: the compiled training steps so far, see `training_program`, and what makes the states
+      that they begin with.
     """
 
     number: int

@@ -64,15 +64,20 @@ def prepare_state(
             features = fuse_training_clips(context, of_draw, every)
             of_draw = context.method.solve(context.info, of_draw, features, every.labels)
         of_draws.append(of_draw)
-    # As one program, the same for each draw: hundreds of small ones take seconds to compile for a
-    # GPU.
+    carried = phase.substage == 2 and not context.info.config.train.reset_optimizer and before
+    begin = beginning_program(context, phase)
+    return begin(devices.put(of_draws, whole), carried.opt if carried else None)
+
+
+def beginning_program(context: StageContext, phase: Phase) -> Callable:
+    """Returns the compiled `begin_state` of a phase, the same for each draw. It is one program:
+    hundreds of small ones take seconds to compile for a GPU."""
     substage, together = phase.substage, phase.draw is None
     begin = functools.partial(begin_state, context.method, context.info, substage, together)
-    begin = context.programs.setdefault(
+    whole = devices.replicated(context.feed.mesh)
+    return context.programs.setdefault(
         ("begin", substage, together), compile_function(begin, "float32", out_shardings=whole)
     )
-    carried = substage == 2 and not context.info.config.train.reset_optimizer and before
-    return begin(devices.put(of_draws, whole), carried.opt if carried else None)
 
 
 def begin_state(
