@@ -173,7 +173,7 @@ b = tiny.make_context(tiny.config())
 def train(folder, stop):
     setting, state = prepare_substage(b, Phase(1, 2), initialise_variables(b), None)
     given = tiny.services(f"{sys.argv[1]}/{folder}", stop)
-    with given.writer:
+    with given.writer, given.saves:
         return jax.device_get(run_substage(setting, state, Schedule(2), given, 0).state)
 
 whole = train("whole", Stop())

@@ -28,6 +28,7 @@ from avdiff_jax.train import protocol
 from avdiff_jax.train import workdir as workdirs
 from avdiff_jax.train.context import initialise_variables, prepare_stage
 from avdiff_jax.train.records import Phase
+from avdiff_jax.train.saves import Saves
 from avdiff_jax.train.setting import Schedule
 from avdiff_jax.train.stage import prepare_substage
 from avdiff_jax.train.substage import Services, run_substage
@@ -126,7 +127,7 @@ def make_context(c, number: int = 1, store=None, devices: int = 1, stage=None):
 def services(workdir, stop=None):
     """What a substage needs, writing below `workdir`."""
     last, best = workdirs.open_checkpoints(pathlib.Path(workdir))
-    return Services(Writer(workdir), last, best, stop or Stop())
+    return Services(Writer(workdir), last, best, Saves(), stop or Stop())
 
 
 def rewritten(store, path, order=None, class_order=None, change=None, rate=1, **more):
@@ -204,7 +205,7 @@ def substage2(c, workdir, devices: int = 1):
     setting, state = prepare_substage(b, Phase(1, 2), initialise_variables(b), None)
     assert all(x.sharding.mesh.size == devices for x in jax.tree.leaves(state))
     given = services(workdir)
-    with given.writer:
+    with given.writer, given.saves:
         outcome = run_substage(setting, state, Schedule(1), given, 0)
     (line,) = lines(workdir)
     return jax.device_get(outcome.state), line

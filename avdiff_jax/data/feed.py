@@ -172,11 +172,11 @@ class Feed:
         half of its free memory.
 
     Attributes:
-      data: `Resident` or None; the argument of every compiled step.
+      streamed: whether batches are filled on the host.
     """
 
     def __init__(self, store: Store, mesh, residence: str = "auto"):
-        """Puts the features on the device where they stay there."""
+        """Decides where the features stay; `data` puts them there."""
         self.store, self.mesh = store, mesh
         self.seconds = (store.audio.seconds, store.video.seconds)
         size = store.audio.values.nbytes + store.video.values.nbytes
@@ -184,16 +184,26 @@ class Feed:
             residence = "device" if size <= memory.free_bytes() // 2 else "host"
         if residence not in ("device", "host"):
             raise UserError(f"data.residence={residence!r} must be device, host or auto")
-        self.data = None
-        if residence == "device":
-            self.data = Resident(
-                place_values(store.audio.values, mesh), place_values(store.video.values, mesh)
-            )
+        self.streamed = residence == "host"
 
-    @property
-    def streamed(self) -> bool:
-        """Whether batches are filled on the host."""
-        return self.data is None
+    @functools.cached_property
+    def data(self) -> Resident | None:
+        """The features on the devices, put there when first asked for; None where they are
+        streamed. It is the argument of every compiled step."""
+        if self.streamed:
+            return None
+        return Resident(*(
+            place_values(part.values, self.mesh) for part in (self.store.audio, self.store.video)
+        ))
+
+    def describe_data(self) -> Resident | None:
+        """Returns the shapes of `data`, which need not be there yet."""
+        if self.streamed:
+            return None
+        parts = Resident(self.store.audio.values, self.store.video.values)
+        return devices.describe_placed(
+            jax.eval_shape(lambda x: x, parts), devices.replicated(self.mesh)
+        )
 
     def steps(self, lengths: Lengths, batch: int, wanted: int, total: int) -> int:
         """Steps of one dispatch: the largest divisor of `total` (so that all dispatches have

@@ -121,7 +121,8 @@ def describe_step(
     setting = prepare_setting(context, phase, variables, describe_cache)
     inputs = setting.place_inputs(plan_epoch(setting, 0), 0, setting.count_steps())
     state = describe_state(context, phase, variables)
-    return setting.program, (state, setting.source.data, inputs, place_dropout_key(setting))
+    data = setting.source.describe_data()
+    return setting.program, (state, data, inputs, place_dropout_key(setting))
 
 
 def describe_state(context: StageContext, phase: Phase, variables: Vars) -> TrainState:

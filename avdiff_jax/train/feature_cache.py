@@ -57,6 +57,10 @@ class FeatureCache:
     first: np.ndarray
     windows: np.ndarray
 
+    def describe_data(self) -> Any:
+        """Returns the shapes of `data`."""
+        return devices.describe_placed(self.data, devices.replicated(self.mesh))
+
     def steps(self, lengths: Lengths, batch: int, wanted: int, total: int) -> int:
         """Returns the largest divisor of `total` that is at most `wanted`; on a GPU, where an
         epoch takes less than a second, all of it."""

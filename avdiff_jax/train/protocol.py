@@ -1,5 +1,6 @@
 """The whole experiment (Section 3.2 and 4 of the paper): data, stage 1, stage 2, test, results."""
 
+import functools
 import pathlib
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from avdiff_jax.train.draws import choose_draw_phases, split_draws
 from avdiff_jax.train.records import Stage1Record, SubstageRecord
 from avdiff_jax.train.report import report
 from avdiff_jax.train.run_data import hold_data
+from avdiff_jax.train.saves import Saves
 from avdiff_jax.train.stage import prepare_state, run_stage1, run_stage2
 from avdiff_jax.train.substage import Outcome, Services
 from avdiff_jax.train.workdir import (
@@ -86,11 +88,13 @@ def run(
         with (
             open_writer(workdir, last, resume) as writer,
             compile_ahead([contexts[n] for n in left], last) as wait_compiled,
+            Saves() as saves,
         ):
-            services = Services(writer, last, best, stop, wait_compiled)
+            jax.block_until_ready(feed.data)  # the steps are traced meanwhile
+            services = Services(writer, last, best, saves, stop, wait_compiled)
             if 1 in left:
                 record = run_stage1(contexts[1], services)
-                write_record(folder, record)
+                saves.then(functools.partial(write_record, folder, record))
             if record is None:
                 raise UserError(
                     f"{workdir / 'stage1.json'} does not exist: run stage 1 first (--run=stage1)"

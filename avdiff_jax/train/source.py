@@ -25,6 +25,10 @@ class Source(Protocol):
     @property
     def data(self) -> Any: ...
 
+    def describe_data(self) -> Any:
+        """Returns the shapes of `data`, which need not be there yet."""
+        ...
+
     def steps(self, lengths: Lengths, batch: int, wanted: int, total: int) -> int:
         """Returns how many of the `total` steps of an epoch one dispatch makes: a divisor of
         `total`, so that all dispatches have one shape."""

@@ -17,7 +17,7 @@ from avdiff_jax.runtime.progress import Progress, announce
 from avdiff_jax.runtime.stop import Stop
 from avdiff_jax.train.optimisers import CUT, TrainState, copy_tree, cut_rate, learning_rate
 from avdiff_jax.train.records import Phase, SubstageRecord
-from avdiff_jax.train.saves import SubstageCheckpoints
+from avdiff_jax.train.saves import Saves, SubstageCheckpoints
 from avdiff_jax.train.setting import Schedule, Select, Setting, place_dropout_key, plan_epoch
 from avdiff_jax.train.step_memory import check_step
 from avdiff_jax.train.workdir import PhaseCheckpoints
@@ -30,7 +30,7 @@ EPOCH_SAVE_SECONDS, SAVE_SECONDS = 10, 300
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Services:
-    """What a run offers to its substages: curves, checkpoints of a phase, stop signals.
+    """What a run offers to its substages: curves, checkpoints of a phase, saves, stop signals.
 
     wait_compiled: waits until the steps of a phase are compiled, where a thread does that.
     """
@@ -38,6 +38,7 @@ class Services:
     writer: Writer
     checkpoints: PhaseCheckpoints
     best: PhaseCheckpoints
+    saves: Saves
     stop: Stop
     wait_compiled: Callable[[Phase], None] = lambda phase: None
 
@@ -85,12 +86,12 @@ def run_substage(
 
     Raises:
       UserError: a loss that is not finite, a full disk.
-      Stopped: after a stop signal, once the state is saved.
+      Stopped: after a stop signal; the state is being saved, see `Saves`.
     """
     if not setting.trains:
         schedule = dataclasses.replace(schedule, epochs=1)
     last, best = services.checkpoints(setting.phase), services.best(setting.phase)
-    with SubstageCheckpoints(last, best) as checkpoints:
+    with SubstageCheckpoints(last, best, services.saves) as checkpoints:
         run = SubstageRun(setting, schedule, services, checkpoints, state, run_epochs)
         run.train()
     return Outcome(run.state, run.best if schedule.select else run.state.vars, run.record)
@@ -162,7 +163,7 @@ class SubstageRun:
                 before, unread = unread, self.send(place, inputs)
                 if before:
                     self.read(before)
-                self.checkpoints.check()
+                self.services.saves.check()
                 stopping = self.is_due(SAVE_SECONDS)
                 if stopping or (unread.ended and self.may_cut_after(place.epoch + 1)):
                     self.read(unread)
@@ -170,10 +171,10 @@ class SubstageRun:
                 if stopping:
                     if self.record != self.saved:
                         self.save(copy_tree(self.state))
-                    self.check_stop()
+                    self.services.stop.check()
             if unread:
                 self.read(unread)
-            self.check_stop()
+            self.services.stop.check()
 
     def prepare_dispatches(self) -> Iterator[tuple[Place, Any]]:
         """Yields place and inputs of each dispatch that is left. Threads prepare the next ones,
@@ -298,11 +299,6 @@ class SubstageRun:
         self.checkpoints.save(number, state, record, best)
         self.saved, self.saved_best = record, record.best_epoch
         self.saved_at = time.monotonic()
-
-    def check_stop(self) -> None:
-        """Ends the run after a stop signal, once everything is on disk. Raises Stopped."""
-        self.checkpoints.wait()
-        self.services.stop.check()
 
     def _update(self, **fields: Any) -> None:
         self.record = dataclasses.replace(self.record, **fields)

@@ -368,8 +368,12 @@ SAVES = of(
      "            if best is not None:\n"
      "                self._best.save(record.best_epoch, best, chosen)\n",
      "test_training_does_not_wait_and_the_best_comes_first"),
-    ("        self.wait()\n\n        def write", "        def write",
-     "test_nothing_is_written_after_a_save_that_failed"),
+    ("            if before:\n                before.result()\n", "",
+     "test_what_follows_a_save_is_written_after_it_or_not_at_all"),
+    ("kind in (None, Stopped)", "kind is None",
+     "test_a_run_that_ends_or_is_stopped_waits_for_its_saves"),
+    ("self._saves.then(self._opened.close)", "self._saves.begin(self._opened.close)",
+     "test_a_run_that_ends_or_is_stopped_waits_for_its_saves"),
     ("if jax.process_count() > 1:", "if False:", "test_of_several_processes_each_saves_at_once"),
 )
 CACHE = of(

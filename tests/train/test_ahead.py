@@ -52,7 +52,7 @@ def test_described_as_called(words, changes, tmp_path):
 
         called.trace = program.trace  # for what a step takes
         services = tiny.services(tmp_path / phase.name)
-        with services.writer, pytest.raises(Called) as call:
+        with services.writer, services.saves, pytest.raises(Called) as call:
             told = dataclasses.replace(setting, program=called)
             run_substage(told, state, Schedule(1), services, 0)
         assert kinds(call.value.args[0]) == kinds(arguments)

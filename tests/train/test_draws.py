@@ -32,7 +32,7 @@ def train_epochs(b, phase, vars, workdir, epochs=1):
     """(draw, outcome) of the draws of a phase."""
     setting, state = prepare_substage(b, phase, vars, None)
     services = tiny.services(workdir)
-    with services.writer:
+    with services.writer, services.saves:
         outcome = run_substage(setting, state, Schedule(epochs), services, 0)
     return list(split_draws(b, phase, outcome.state, outcome.record))
 
@@ -72,7 +72,7 @@ def test_stopped_and_resumed_together(tmp_path, monkeypatch):
             services.stop.signal = signal.SIGTERM
         return send(self, place, inputs)
 
-    with monkeypatch.context() as patch, services.writer, pytest.raises(Stopped):
+    with monkeypatch.context() as patch, services.writer, pytest.raises(Stopped), services.saves:
         patch.setattr(SubstageRun, "send", signalling)
         run_substage(setting, state, Schedule(2), services, 0)
     with services.checkpoints(phase) as last:
@@ -82,7 +82,7 @@ def test_stopped_and_resumed_together(tmp_path, monkeypatch):
     services = tiny.services(tmp_path / "w2")
     last, best = open_checkpoints(tmp_path / "w")
     services = dataclasses.replace(services, checkpoints=last, best=best)
-    with services.writer:
+    with services.writer, services.saves:
         outcome = run_substage(setting, state, Schedule(2), services, 0)
     again = list(split_draws(b, phase, outcome.state, outcome.record))
     for (_, ours), (_, theirs) in zip(again, whole, strict=True):

@@ -38,7 +38,7 @@ def train(b, vars, workdir, schedule):
     """The outcome of substage 2 of stage 1."""
     setting, state = prepare_substage(b, Phase(1, 2), vars, None)
     services = tiny.services(workdir)
-    with services.writer:
+    with services.writer, services.saves:
         return run_substage(setting, state, schedule, services, 0)
 
 

@@ -239,7 +239,7 @@ def test_stage_2_replays_the_record(monkeypatch, tmp_path):
     monkeypatch.setattr(stages, "run_substage", fake)
     b = tiny.make_context(tiny.config(train__reset_optimizer=False), 2)
     services = tiny.services(tmp_path)
-    with services.writer:
+    with services.writer, services.saves:
         draws = list(stages.run_stage2(b, initialise_variables(b), services, RECORD))
     assert [draw for draw, _ in draws] == [0, 1, 2]
     assert [call[:3] for call in fake.calls] == [

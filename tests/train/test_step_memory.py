@@ -44,7 +44,7 @@ def train(store, tmp_path):
     context = tiny.make_context(tiny.config(), store=store)
     setting, state = prepare_substage(context, Phase(1, 1), initialise_variables(context), None)
     given = tiny.services(tmp_path)
-    with given.writer:
+    with given.writer, given.saves:
         return run_substage(setting, state, Schedule(1), given, 0)
 
 

@@ -82,7 +82,7 @@ def run(tmp_path, scores=None, words="", start=START, **changes):
     first = jax.device_get(state)
     select = Scripted(scores) if scores else None
     services = tiny.services(tmp_path)
-    with services.writer:
+    with services.writer, services.saves:
         outcome = run_substage(setting, state, Schedule(epochs, select, replay), services, 0)
     return outcome, select, first
 
@@ -222,7 +222,7 @@ def test_an_epoch_is_told_as_the_mean_of_its_updates(steps, tmp_path, monkeypatc
     )
     monkeypatch.setattr(substage, "learning_rate", lambda state: 0.5)
     state, services = TrainState({}, {}, jnp.zeros((), int)), tiny.services(tmp_path)
-    with services.writer:
+    with services.writer, services.saves:
         record = run_substage(setting, state, Schedule(2), services, 0).record
     first, second = tiny.lines(tmp_path)
     for line, mean in ((first, 3.5), (second, 103.5)):

@@ -98,7 +98,7 @@ def test_short_epochs_share_a_save(tmp_path, monkeypatch):
     services = tiny.services(tmp_path)
     setting, state = prepare_substage(context, Phase(1, 1), initialise_variables(context), None)
     schedule = Schedule(3, select=lambda variables: {"score": next(scores)})
-    with services.writer:
+    with services.writer, services.saves:
         substage.run_substage(setting, state, schedule, services, 0)
     assert saves == [("stage1-substage1-best", 2), ("stage1-substage1", 12)]
 
@@ -137,7 +137,7 @@ def test_a_mid_epoch_save_knows_its_step(tmp_path, monkeypatch):
     b = tiny.make_context(c)
     services = tiny.services(tmp_path, stop)
     setting, state = prepare_substage(b, Phase(1, 1), initialise_variables(b), None)
-    with services.writer, pytest.raises(Stopped) as stopped:
+    with services.writer, services.saves, pytest.raises(Stopped) as stopped:
         substage.run_substage(setting, state, Schedule(2), services, 0)
     assert stopped.value.exit_code == 130
     with services.checkpoints(Phase(1, 1)) as last:
