@@ -102,7 +102,7 @@ def base() -> ConfigDict:
     t.steps_per_dispatch = 50
 
     c.eval = e = ConfigDict()
-    e.batch = 64
+    e.batch = 64  # clips at a time; a GPU takes eight times as many
     e.calibration = "grid"  # gamma from the grid 0, 0.1 .. 1, or "exact" breakpoints, on Val
     e.generated = 50  # synthetic features per novel class for the quality report
 

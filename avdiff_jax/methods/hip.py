@@ -16,7 +16,7 @@ from avdiff_jax.methods.method import ByModality
 from avdiff_jax.methods.shared.trunk_methods import make_classifier
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.latents import CrossBlock, Latents
-from avdiff_jax.nn.layers import EPS
+from avdiff_jax.nn.layers import LayerNorm
 
 
 class Level(NamedTuple):
@@ -143,7 +143,7 @@ class Hip(nn.Module):
                 x, members, train
             )
             level_before = level
-        return nn.LayerNorm(epsilon=EPS, name="norm")(x.mean(1))
+        return LayerNorm(name="norm")(x.mean(1))
 
 
 METHOD = make_classifier(Hip, ("model.heads", "model.head_dim", "model.dropout_blocks"))

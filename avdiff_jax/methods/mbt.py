@@ -12,7 +12,7 @@ from avdiff_jax.losses import cross_entropy
 from avdiff_jax.methods.method import ByModality, Info, Labelled, Vars
 from avdiff_jax.methods.shared import heads, trunk_methods
 from avdiff_jax.nn.attention import Block
-from avdiff_jax.nn.layers import EPS
+from avdiff_jax.nn.layers import LayerNorm
 
 
 class Mbt(nn.Module):
@@ -62,7 +62,7 @@ class Mbt(nn.Module):
                 shared = (copies[0] + copies[1]) / 2
             self.sow("intermediates", f"layer{i}", dict(x))
         classes = jnp.concatenate([x[name][:, :1] for name in tokens], axis=1)
-        return nn.LayerNorm(epsilon=EPS, name="norm")(classes)
+        return LayerNorm(name="norm")(classes)
 
 
 def loss(

@@ -9,7 +9,7 @@ from avdiff_jax.methods.method import ByModality
 from avdiff_jax.methods.shared.trunk_methods import BLOCKS, make_classifier
 from avdiff_jax.nn.attention import Block
 from avdiff_jax.nn.latents import CrossBlock, Latents
-from avdiff_jax.nn.layers import EPS
+from avdiff_jax.nn.layers import LayerNorm
 
 
 class Perceiver(nn.Module):
@@ -33,7 +33,7 @@ class Perceiver(nn.Module):
             x = CrossBlock(model.dim, 1, name=f"cross{i}", **sizes)(x, context, visible, train)
             block = Block(model.dim, model.heads, norms=2, name=f"self{i}", **sizes)
             x = block(x, everything, train)
-        return nn.LayerNorm(epsilon=EPS, name="norm")(x.mean(1))
+        return LayerNorm(name="norm")(x.mean(1))
 
 
 METHOD = make_classifier(Perceiver, (*BLOCKS, "model.modality"))

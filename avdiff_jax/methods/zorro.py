@@ -11,7 +11,7 @@ from avdiff_jax.methods.method import ByModality
 from avdiff_jax.methods.shared.trunk_methods import BLOCKS, make_classifier
 from avdiff_jax.nn import masks
 from avdiff_jax.nn.attention import Block
-from avdiff_jax.nn.layers import EPS
+from avdiff_jax.nn.layers import LayerNorm
 from avdiff_jax.nn.trunk import TYPES
 
 
@@ -41,7 +41,7 @@ class Zorro(nn.Module):
             )
             x = block(x, visible, train, count if i == model.depth - 1 else None)
             self.sow("intermediates", f"layer{i}", x)
-        return nn.LayerNorm(epsilon=EPS, name="norm")(x).mean(1)
+        return LayerNorm(name="norm")(x).mean(1)
 
 
 METHOD = make_classifier(Zorro, (*BLOCKS, "model.mlp"))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from avdiff_jax.nn.layers import EPS, Dropout, Linear, product
+from avdiff_jax.nn.layers import Dropout, LayerNorm, Linear, product
 
 HIDDEN = jnp.finfo(jnp.float32).min  # finite: a row without any visible key stays finite
 
@@ -103,8 +103,8 @@ class Block(nn.Module):
     def __call__(self, x, visible, train: bool, queries: int | None = None):
         """x [b, n, dim] -> [b, n, dim], or the first `queries` tokens only where given: the
         last layer need not compute tokens that nobody reads."""
-        first = nn.LayerNorm(epsilon=EPS, name="norm")
-        second = first if self.norms == 1 else nn.LayerNorm(epsilon=EPS, name="norm2")
+        first = LayerNorm(name="norm")
+        second = first if self.norms == 1 else LayerNorm(name="norm2")
         context = first(x)
         asked = context[:, :queries]
         if visible.shape[1] > 1:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from avdiff_jax.nn.layers import EPS, Linear
+from avdiff_jax.nn.layers import LayerNorm, Linear
 
 FREQUENCIES = 32
 LAYERS = 2
@@ -40,7 +40,7 @@ class FilmPredictor(nn.Module):
         for i in range(LAYERS):
             film = Linear(2 * self.hidden, name=f"film{i}")(e)
             scale, shift = jnp.split(film, 2, axis=-1)
-            normed = nn.LayerNorm(EPS, name=f"norm{i}")(h)
+            normed = LayerNorm(name=f"norm{i}")(h)
             h = h + Linear(self.hidden, name=f"layer{i}")(nn.silu(normed * (1 + scale) + shift))
         zeros = jax.nn.initializers.zeros
         return nn.Dense(self.width, kernel_init=zeros, bias_init=zeros, name="last")(h)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from avdiff_jax.nn.attention import Attention, FeedForward, exact_gelu
-from avdiff_jax.nn.layers import EPS
+from avdiff_jax.nn.layers import LayerNorm
 
 
 class Latents(nn.Module):
@@ -48,10 +48,10 @@ class CrossBlock(nn.Module):
     ) -> Float[Array, "b q d"]:
         """Queries from x, keys and values from the visible part of the context."""
         attend = Attention(self.dim, self.heads, self.head_dim, self.rate, name="attention")
-        keys = nn.LayerNorm(epsilon=EPS, name="norm_context")(context)
-        read = attend(nn.LayerNorm(epsilon=EPS, name="norm")(x), keys, visible, train)
+        keys = LayerNorm(name="norm_context")(context)
+        read = attend(LayerNorm(name="norm")(x), keys, visible, train)
         x = x + jnp.where(visible.any(-1, keepdims=True), read, 0.0)
         forward = FeedForward(
             self.dim, self.hidden, self.rate, self.activation, name="forward"
         )
-        return x + forward(nn.LayerNorm(epsilon=EPS, name="norm2")(x), train)
+        return x + forward(LayerNorm(name="norm2")(x), train)

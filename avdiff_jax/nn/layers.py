@@ -97,13 +97,30 @@ class Linear(nn.Module):
         rows = product("ri,io->ro", x.reshape(-1, x.shape[-1]), kernel)
         y = rows.reshape(*x.shape[:-1], self.width)
         if self.use_bias:
-            y = y + _along_last(self.param("bias", _uniform(bound), (self.width,)), y)
+            y = y + repeat_rows(self.param("bias", _uniform(bound), (self.width,)), y.shape)
         return y
 
 
-def _along_last(vector, like):
-    """[f] -> [1, ..., 1, f]: rank promotion is an error in the tests."""
-    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+def repeat_rows(vector: Float[Array, " f"], shape: tuple[int, ...]) -> Float[Array, "... f"]:
+    """[f] -> `shape`, which ends with f; the gradient is that of `sum_rows`."""
+
+    @jax.custom_vjp
+    def repeat(vector):
+        return jnp.broadcast_to(vector, shape)
+
+    repeat.defvjp(lambda vector: (repeat(vector), None), lambda _, change: (sum_rows(change),))
+    return repeat(vector)
+
+
+def sum_rows(x: Float[Array, "... f"]) -> Float[Array, " f"]:
+    """Sums over all axes but the last, in two steps where there are several.
+
+    In a single step a GPU's compiler lets a few blocks of threads do the sum, and with it all that
+    makes its terms: 87 us in the place of 20 for the gradients of a block.
+    """
+    if x.ndim > 2:
+        x = jax.lax.optimization_barrier(x.reshape(len(x), -1, x.shape[-1]).sum(1))
+    return x.reshape(-1, x.shape[-1]).sum(0)
 
 
 class BatchNorm(nn.Module):
@@ -119,12 +136,11 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("stats", "mean", jnp.zeros, (width,))
         running_var = self.variable("stats", "var", jnp.ones, (width,))
         if train:
-            axes = tuple(range(x.ndim - 1))
             weight = counted.astype(x.dtype)[..., None]
             count = weight.sum()
-            mean = (x * weight).sum(axes) / jnp.maximum(count, 1)
-            square = jnp.square(x - _along_last(mean, x)) * weight
-            var = square.sum(axes) / jnp.maximum(count, 1)
+            mean = sum_rows(x * weight) / jnp.maximum(count, 1)
+            square = jnp.square(x - repeat_rows(mean, x.shape)) * weight
+            var = sum_rows(square) / jnp.maximum(count, 1)
             if not self.is_initializing():
                 unbiased = var * count / jnp.maximum(count - 1, 1)
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
@@ -132,7 +148,19 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + EPS)
-        return x * _along_last(factor, x) + _along_last(bias - mean * factor, x)
+        return x * repeat_rows(factor, x.shape) + repeat_rows(bias - mean * factor, x.shape)
+
+
+class LayerNorm(nn.Module):
+    """Flax's, with the parameters of PyTorch's and the gradients of `repeat_rows`."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... f"]) -> Float[Array, "... f"]:
+        """[..., f] -> the same shape, normalised over f."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        normed = nn.LayerNorm(epsilon=EPS, use_scale=False, use_bias=False)(x)
+        return normed * repeat_rows(scale, x.shape) + repeat_rows(bias, x.shape)
 
 
 class EmbeddingNet(nn.Module):

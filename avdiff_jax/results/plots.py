@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from avdiff_jax.io.files import draft
 from avdiff_jax.probabilities import Reliability
@@ -115,7 +116,6 @@ def render(figure: Any, path: str | Path) -> np.ndarray:
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """RGB uint8 [height, width, 3] -> a PNG file, in a folder that is made if missing."""
-    from matplotlib.image import imsave
-
     with draft(path) as scratch:
-        imsave(scratch, picture)
+        # The least compression: a fifth more bytes in a third of the time.
+        Image.fromarray(picture).save(scratch, "png", compress_level=1)

@@ -2,9 +2,9 @@
 
 On a GPU the steps take half a minute to compile, as long as they train. One is compiled at a time:
 XLA measures kernels on the card meanwhile, and two that do so disturb each other (58 s each on an
-H200 in the place of 8). While the first one is compiled the initial variables are drawn; the
-others are compiled while those before train, and then the training clips are fingerprinted, which
-a finished model asks for.
+H200 in the place of 8). While the first one is compiled the features travel to the card and the
+initial variables are drawn; the others are compiled while those before train, and beside them the
+training clips are fingerprinted, which a finished model asks for.
 """
 
 import contextlib
@@ -59,8 +59,8 @@ def compile_ahead(
                 if not left.is_set():
                     compile_phase(context, phase)
                 compiled[phase[:2]].set()
-            if not left.is_set():
-                fingerprints.start()
+                if not left.is_set() and fingerprints.ident is None:
+                    fingerprints.start()
         for event in compiled.values():
             event.set()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -45,6 +46,7 @@ class StageContext(Scorer):
     embed, generate: compiled, those of the method without `info`; None where it has none.
     programs: the compiled training steps so far, see `training_program`, and what makes the states
       that they begin with.
+    reading: held while `base_prints` are made.
     """
 
     number: int
@@ -55,10 +57,17 @@ class StageContext(Scorer):
     embed: Callable | None
     generate: Callable | None
     programs: dict[tuple, Callable] = dataclasses.field(default_factory=dict)
+    reading: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    @property
+    def base_prints(self) -> np.ndarray:
+        """The fingerprints [n] of the base training clips, which all draws share; where a thread
+        is at it, its result."""
+        with self.reading:
+            return self._base_prints
 
     @functools.cached_property
-    def base_prints(self) -> np.ndarray:
-        """The fingerprints [n] of the base training clips, which all draws share."""
+    def _base_prints(self) -> np.ndarray:
         return of_store(self.feed.store, self.stage.base.clips).prints
 
     @functools.cached_property

@@ -1,7 +1,7 @@
 """What models are measured by on test clips, and the model that a run leaves."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -178,25 +178,32 @@ def measure_variance(rows: np.ndarray, labels: np.ndarray) -> float:
     return float(np.square(residual).sum(0).mean() / freedom)
 
 
-def build_model(
-    context: StageContext, outcome: Outcome, draw: int, record: Stage1Record
-) -> Trained:
-    """Builds what a draw of a run has made, to be used and enlarged without the store and the
+def build_models(
+    context: StageContext, outcomes: Sequence[tuple[int, Outcome]], record: Stage1Record
+) -> Iterator[Trained]:
+    """Builds what each draw of a run has made, to be used and enlarged without the store and the
     split."""
-    chosen = record.substage2
-    model = Trained(
-        info=context.info, kinds=tuple(BASE if base else NOVEL for base in context.info.is_base),
-        vars=jax.tree.map(jnp.asarray, fetch(outcome.state.vars)), gamma=record.gamma,
-        temperature=record.temperature, seconds=context.feed.seconds, lengths=context.lengths,
-        epochs=chosen.epochs, cuts=chosen.cuts,
-        trained_on=describe_training(context, draw), origin=trace(context.feed.store),
-    )
-    if not context.method.grow:
-        return model
-    members = concat_members(context.stage.base, context.stage.novel[draw])
-    features = fuse_training_clips(context, outcome.state.vars, members)
-    clip_ids = context.feed.store.clip_ids[members.clips]
-    return dataclasses.replace(model, examples=Examples(features, members.labels, clip_ids))
+    chosen, base = record.substage2, None
+    for draw, outcome in outcomes:
+        model = Trained(
+            info=context.info,
+            kinds=tuple(BASE if is_base else NOVEL for is_base in context.info.is_base),
+            vars=jax.tree.map(jnp.asarray, fetch(outcome.state.vars)), gamma=record.gamma,
+            temperature=record.temperature, seconds=context.feed.seconds, lengths=context.lengths,
+            epochs=chosen.epochs, cuts=chosen.cuts,
+            trained_on=describe_training(context, draw), origin=trace(context.feed.store),
+        )
+        if not context.method.grow:
+            yield model
+            continue
+        variables, novel = outcome.state.vars, context.stage.novel[draw]
+        # What stands still in substage 2 fuses the base clips of all draws alike.
+        if base is None or not context.uses_cache(2):
+            base = fuse_training_clips(context, variables, context.stage.base)
+        features = np.concatenate([base, fuse_training_clips(context, variables, novel)])
+        members = concat_members(context.stage.base, novel)
+        clip_ids = context.feed.store.clip_ids[members.clips]
+        yield dataclasses.replace(model, examples=Examples(features, members.labels, clip_ids))
 
 
 def describe_training(context: StageContext, draw: int) -> TrainingSet:

@@ -13,7 +13,7 @@ from avdiff_jax.cli.choices import AUTO
 from avdiff_jax.data.clip_source import ClipSource
 from avdiff_jax.data.splits.stages import SplitOrigin, concat_members
 from avdiff_jax.data.store import Store
-from avdiff_jax.inference.model import Trained, load, model_file
+from avdiff_jax.inference.model import Trained, model_file
 from avdiff_jax.io.documents import plain
 from avdiff_jax.io.files import draft, write_csv, write_text
 from avdiff_jax.methods.method import Info
@@ -28,7 +28,7 @@ from avdiff_jax.train.context import StageContext
 from avdiff_jax.train.measure import (
     Measurement,
     aggregate_draws,
-    build_model,
+    build_models,
     measure_generator,
     measure_members,
     measure_overlap,
@@ -73,14 +73,16 @@ def report(
     line, step = run_epochs + 1, run_epochs * context.info.config.train.batches
     writer, to = services.writer, Destination(folder, services.writer, line, step)
     # Before all else: whatever a report dies of, the trained models can be read.
-    for draw, outcome in outcomes:
-        build_model(context, outcome, draw, record).save(model_file(folder, draw))
+    models = []
+    for (draw, _), model in zip(outcomes, build_models(context, outcomes, record), strict=True):
+        model.save(model_file(folder, draw))
+        models.append(model)
     measurements, generators, seconds = [], [], {}
     announce_test(context)
-    for draw, outcome in outcomes:
+    for (draw, outcome), model in zip(outcomes, models, strict=True):
         services.stop.check()
         seconds[f"stage2_substage2_draw{draw}"] = outcome.record.seconds
-        measurements.append(report_draw(context, record, draw, outcome, to))
+        measurements.append(report_draw(context, model, draw, outcome, to))
         if context.method.generate and context.info.config.generator != "none":
             generators.append(report_generator(context, draw, outcome, to))
     confusion = np.sum([m.confusion for m in measurements], axis=0)
@@ -99,15 +101,14 @@ def report(
 
 
 def report_draw(
-    context: StageContext, record: Stage1Record, draw: int, outcome: Outcome, to: Destination
+    context: StageContext, model: Trained, draw: int, outcome: Outcome, to: Destination
 ) -> Measurement:
-    """Measures a draw, whose model is written, on test; writes its numbers and files."""
+    """Measures a draw on test; writes its numbers and files."""
     stage, folder = context.stage, to.folder
     members = concat_members(stage.eval_base, stage.eval_novel[draw])
-    measurement = measure_members(context, outcome.state.vars, members, record.gamma)
+    measurement = measure_members(context, outcome.state.vars, members, model.gamma)
     numbers = {f"test/{name}": value for name, value in measurement.numbers().items()}
     to.writer.scalars(to.line, numbers, f"draw{draw}", step=to.step, draw=draw)
-    model = load(model_file(folder, draw))
     write_draw(folder, draw, model, measurement, context.feed.store.clip_ids)
     for kind in ("curve", "reliability"):
         file = folder / "plots" / f"{kind}-draw{draw}.png"

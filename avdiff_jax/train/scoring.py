@@ -29,6 +29,7 @@ CACHED_TOKENS = 1024  # that are fused at a time on a CPU
 # Shapes of evaluation batches. Where clips are short, padding them costs a GPU less than compiling
 # for another shape, which takes a second or two.
 SHAPES, SHORT_TOKENS = 3, 64
+GPU_BATCHES = 8  # that a GPU takes at a time, since it computes one of them as fast as all
 SENT = 32  # batches of which the devices hold what was computed
 
 
@@ -126,8 +127,11 @@ def sort_clips(
 ) -> EvaluationBatches:
     """Sorts clips into evaluation batches; windows lie at `position` [n], else in the middle."""
     store, mesh, batch = scorer.feed.store, scorer.feed.mesh, scorer.info.config.eval.batch
-    short = cut_lengths(store, limits).max(0).sum() <= SHORT_TOKENS
-    most = 1 if short and not devices.on_cpu(mesh) else SHAPES
+    most = SHAPES
+    if not devices.on_cpu(mesh):
+        batch *= GPU_BATCHES
+        if cut_lengths(store, limits).max(0).sum() <= SHORT_TOKENS:
+            most = 1
     buckets = evaluation_buckets(store, members, limits, batch, most, position, mesh.size)
     return EvaluationBatches(scorer.feed, buckets)
 

@@ -3,9 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from avdiff_jax.nn.attention import Block, attention
-from avdiff_jax.nn.layers import BatchNorm, EmbeddingNet, Linear, TokenCode, product
+from avdiff_jax.nn.layers import (
+    BatchNorm,
+    EmbeddingNet,
+    LayerNorm,
+    Linear,
+    TokenCode,
+    product,
+    repeat_rows,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -16,6 +25,31 @@ def norm_of(x, counted, train=True, stats=None):
     params = {"scale": jnp.asarray([2.0, 1, 0.5]), "bias": jnp.asarray([0.5, 0, -1])}
     vars = {"params": params, "stats": stats or vars["stats"]}
     return module.apply(vars, x, counted, train, mutable=["stats"])
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 5, 3), (2, 4, 5, 3)])
+def test_repeated_rows_and_their_gradient(shape):
+    """The gradient sums over all rows, draws side by side too."""
+    vector, weight = RNG.normal(size=(2, 3)), RNG.normal(size=(2, *shape))
+
+    def loss(vector, weight):
+        return (repeat_rows(vector, shape) * weight).sum()
+
+    vector, weight = (jnp.asarray(x, jnp.float32) for x in (vector, weight))
+    np.testing.assert_array_equal(
+        repeat_rows(vector[0], shape), np.broadcast_to(vector[0], shape))
+    gradient = jax.jit(jax.vmap(jax.grad(loss)))(vector, weight)
+    wanted = np.asarray(weight, float).reshape(2, -1, 3).sum(1)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_layernorm_numbers():
+    x = RNG.normal(2, 3, size=(4, 5, 3))
+    params = {"scale": jnp.asarray([2.0, 1, 0.5]), "bias": jnp.asarray([0.5, 0, -1])}
+    y = LayerNorm().apply({"params": params}, jnp.asarray(x, jnp.float32))
+    centred = x - x.mean(-1, keepdims=True)
+    wanted = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * [2, 1, 0.5] + [0.5, 0, -1]
+    np.testing.assert_allclose(y, wanted, atol=2e-5)
 
 
 def test_batchnorm_numbers():

@@ -14,7 +14,7 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.inference import model as models
 from avdiff_jax.train import add_classes as adding
 from avdiff_jax.train.context import initialise_variables
-from avdiff_jax.train.measure import build_model
+from avdiff_jax.train.measure import build_models
 from avdiff_jax.train.records import Phase, Stage1Record, SubstageChoice, SubstageRecord
 from avdiff_jax.train.stage import prepare_substage
 from avdiff_jax.train.substage import Outcome
@@ -140,7 +140,7 @@ def test_what_a_generator_is_told(name, new_clips):
     _, state = prepare_substage(b, Phase(2, 2), initialise_variables(b), None)
     chosen = SubstageChoice(1, (), {}, 0.0)
     record = Stage1Record(chosen, chosen, 0.0, 0)
-    small = build_model(b, Outcome(state, state.vars, SubstageRecord(0)), 0, record)
+    small = next(build_models(b, [(0, Outcome(state, state.vars, SubstageRecord(0)))], record))
     assert small.temperature is None
     grown = adding.add_classes(small, *new_clips[0], new_clips[2])
     told, known = grown.vars.buffers[key], len(small.info.classes)

@@ -35,7 +35,7 @@ def opened(workdir):
 
 
 def test_what_is_saved_is_restored(tmp_path):
-    with opened(tmp_path) as (checkpoints, saves):
+    with opened(tmp_path) as (checkpoints, _):
         assert checkpoints.restore(state(0)) is None
         first = record(1, cuts=(1,), sums={"loss": 2.0})
         checkpoints.save(4, state(4), first, state(4).vars)

@@ -1,6 +1,7 @@
 """Scores that depend on nothing but the clip, and what stage 2 takes over from stage 1."""
 
 import dataclasses
+from threading import Event, Thread, Timer
 from types import SimpleNamespace
 
 import jax
@@ -67,10 +68,11 @@ def test_scores_do_not_depend_on_order_or_bucket(vars, scores, monkeypatch):
     np.testing.assert_allclose(scores_of(vars, order), scores, atol=1e-6)
     b = tiny.make_context(tiny.config(eval__batch=2))
     several = batch_members(b, b.stage.base, test=False)
-    # A GPU has one shape for clips as short as these.
+    # A GPU has one shape for clips as short as these, and takes more of them at a time.
     monkeypatch.setattr(scoring.devices, "on_cpu", lambda mesh: False)
     one = batch_members(b, b.stage.base, test=False)
     assert len(several.buckets) > len(one.buckets) == 1
+    assert one.buckets[0].rows.shape[1] == 8 * several.buckets[0].rows.shape[1] == 16
     np.testing.assert_allclose(scores_of(vars, eval__batch=2), scores, atol=1e-6)
     monkeypatch.setattr(scoring, "SHORT_TOKENS", sum(one.buckets[0].lengths) - 1)
     assert len(batch_members(b, b.stage.base, test=False).buckets) == len(several.buckets)
@@ -359,3 +361,44 @@ def test_the_usual_trial_stands_unless_another_leads_clearly(ausuc, order):
     assert [filled["avdiff_plus.space"] for filled, _ in ranked] == order.split()
     assert stages.rank_trials(tried[:1]) == tried[:1]
     assert stages.rank_trials([({}, tried[0][1])]) == [({}, tried[0][1])]  # no field is open
+
+
+def test_a_clip_is_fingerprinted_once(monkeypatch):
+    """Also where the run asks while a thread is at it."""
+    stage, begun, go, read = tiny.make_context(tiny.config(), 2), Event(), Event(), []
+
+    def read_slowly(store, clips):
+        read.append(len(clips))
+        begun.set()
+        assert go.wait(60)
+        return SimpleNamespace(prints=clips + 1)
+
+    monkeypatch.setattr(context, "of_store", read_slowly)
+    thread = Thread(target=lambda: stage.base_prints)
+    thread.start()
+    assert begun.wait(60)
+    Timer(0.1, go.set).start()
+    np.testing.assert_array_equal(stage.base_prints, stage.stage.base.clips + 1)
+    thread.join()
+    assert read == [len(stage.stage.base.clips)]
+
+
+@pytest.mark.parametrize("mode, times", [("eval", 1), ("train", 2)])
+def test_base_clips_are_fused_once_where_that_stands_still(mode, times, vars, monkeypatch):
+    second = tiny.make_context(tiny.config(train__frozen_mode=mode), 2)
+    fused = []
+
+    def fuse(_, variables, members):
+        fused.append(len(members.labels))
+        return np.full((len(members.labels), 2), len(fused), np.float32)
+
+    monkeypatch.setattr(measure, "fuse_training_clips", fuse)
+    outcome = Outcome(SimpleNamespace(vars=vars), vars, SubstageRecord(0))
+    choice = SubstageChoice(1, (), {}, 0.0)
+    record = Stage1Record(choice, choice, 0.0, 1, 1.0)
+    built = list(measure.build_models(second, [(0, outcome), (1, outcome)], record))
+    base, novel = len(second.stage.base.clips), len(second.stage.novel[0].clips)
+    assert fused == [base, novel, *[base] * (times - 1), novel]
+    first = [1] * base + [2] * novel
+    np.testing.assert_array_equal(built[0].examples.features[:, 0], first)
+    assert len(built[1].examples.labels) == base + novel
