@@ -201,9 +201,7 @@ class Feed:
         if self.streamed:
             return None
         parts = Resident(self.store.audio.values, self.store.video.values)
-        return devices.describe_placed(
-            jax.eval_shape(lambda x: x, parts), devices.replicated(self.mesh)
-        )
+        return devices.describe_placed(parts, devices.replicated(self.mesh))
 
     def steps(self, lengths: Lengths, batch: int, wanted: int, total: int) -> int:
         """Steps of one dispatch: the largest divisor of `total` (so that all dispatches have

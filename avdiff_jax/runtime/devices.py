@@ -76,13 +76,13 @@ def put(tree: Any, sharding: NamedSharding):
     return jax.tree.map(placed, tree)
 
 
-def describe_placed(shapes: Any, sharding: NamedSharding) -> Any:
-    """Shapes as `jax.eval_shape` gives them, of arrays that `put` has placed."""
+def describe_placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Shapes of what `put` would place: of arrays, or of what `jax.eval_shape` gives."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(
             x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type
         ),
-        shapes,
+        jax.eval_shape(lambda x: x, tree),
     )
 
 

@@ -111,17 +111,23 @@ def list_phases(
 def describe_step(
     context: StageContext, phase: Phase
 ) -> tuple[Callable, tuple[Any, ...]] | None:
-    """Returns the compiled steps of a phase and arguments of the types that they are called with,
-    in which arrays that are not there yet are shapes. None where nothing is trained, or where Val
-    has yet to fill open fields, on which steps may depend."""
+    """Returns the compiled steps of a phase and arguments of the types that they are called with.
+    None where nothing is trained, or where Val has yet to fill open fields, on which steps may
+    depend. Most of them are shapes, since a card takes seconds until anything can be placed."""
     is_open = phase.substage == 2 and list_alternatives(context.info.config) != [{}]
     if is_open or not context.method.players(context.info, phase.substage):
         return None
     variables = describe_variables(context)
     setting = prepare_setting(context, phase, variables, describe_cache)
-    inputs = setting.place_inputs(plan_epoch(setting, 0), 0, setting.count_steps())
-    state = describe_state(context, phase, variables)
-    data = setting.source.describe_data()
+    mesh, steps = setting.source.mesh, setting.count_steps()
+    inputs = {
+        role: devices.describe_placed(
+            jax.tree.map(lambda x: x[:steps], plan),
+            devices.batch_sharding(mesh, plan.label.ndim - 1),
+        )
+        for role, plan in plan_epoch(setting, 0).items()
+    }
+    state, data = describe_state(context, phase, variables), setting.source.describe_data()
     return setting.program, (state, data, inputs, place_dropout_key(setting))
 
 
