@@ -97,12 +97,13 @@ class Linear(nn.Module):
         rows = product("ri,io->ro", x.reshape(-1, x.shape[-1]), kernel)
         y = rows.reshape(*x.shape[:-1], self.width)
         if self.use_bias:
-            y = y + repeat_rows(self.param("bias", _uniform(bound), (self.width,)), y.shape)
+            y = y + repeat_rows(self.param("bias", _uniform(bound), (self.width,)), y)
         return y
 
 
-def repeat_rows(vector: Float[Array, " f"], shape: tuple[int, ...]) -> Float[Array, "... f"]:
-    """[f] -> `shape`, which ends with f; the gradient is that of `sum_rows`."""
+def repeat_rows(vector: Float[Array, " f"], like: Float[Array, "... f"]) -> Float[Array, "... f"]:
+    """[f] -> the shape of `like`; the gradient is what `sum_rows` makes."""
+    shape = like.shape
 
     @jax.custom_vjp
     def repeat(vector):
@@ -139,7 +140,7 @@ class BatchNorm(nn.Module):
             weight = counted.astype(x.dtype)[..., None]
             count = weight.sum()
             mean = sum_rows(x * weight) / jnp.maximum(count, 1)
-            square = jnp.square(x - repeat_rows(mean, x.shape)) * weight
+            square = jnp.square(x - repeat_rows(mean, x)) * weight
             var = sum_rows(square) / jnp.maximum(count, 1)
             if not self.is_initializing():
                 unbiased = var * count / jnp.maximum(count - 1, 1)
@@ -148,7 +149,7 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + EPS)
-        return x * repeat_rows(factor, x.shape) + repeat_rows(bias - mean * factor, x.shape)
+        return x * repeat_rows(factor, x) + repeat_rows(bias - mean * factor, x)
 
 
 class LayerNorm(nn.Module):
@@ -160,7 +161,7 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         normed = nn.LayerNorm(epsilon=EPS, use_scale=False, use_bias=False)(x)
-        return normed * repeat_rows(scale, x.shape) + repeat_rows(bias, x.shape)
+        return normed * repeat_rows(scale, x) + repeat_rows(bias, x)
 
 
 class EmbeddingNet(nn.Module):

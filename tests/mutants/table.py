@@ -168,7 +168,7 @@ LAYERS = of(
     ("lambda _, change: (sum_rows(change),)",
      "lambda _, change: (change.reshape(-1, shape[-1])[0],)",
      "test_repeated_rows_and_their_gradient"),
-    ("return normed * repeat_rows(scale, x.shape) + ", "return normed + ",
+    ("return normed * repeat_rows(scale, x) + ", "return normed + ",
      "test_layernorm_numbers"),
     ("0.9 * running_mean.value + 0.1 * mean", "0.1 * running_mean.value + 0.9 * mean",
      "test_batchnorm_numbers"),

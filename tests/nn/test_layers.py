@@ -33,11 +33,11 @@ def test_repeated_rows_and_their_gradient(shape):
     vector, weight = RNG.normal(size=(2, 3)), RNG.normal(size=(2, *shape))
 
     def loss(vector, weight):
-        return (repeat_rows(vector, shape) * weight).sum()
+        return (repeat_rows(vector, weight) * weight).sum()
 
     vector, weight = (jnp.asarray(x, jnp.float32) for x in (vector, weight))
     np.testing.assert_array_equal(
-        repeat_rows(vector[0], shape), np.broadcast_to(vector[0], shape))
+        repeat_rows(vector[0], weight[0]), np.broadcast_to(vector[0], shape))
     gradient = jax.jit(jax.vmap(jax.grad(loss)))(vector, weight)
     wanted = np.asarray(weight, float).reshape(2, -1, 3).sum(1)
     np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-6)
