@@ -66,8 +66,8 @@ def test_a_child_that_fails_is_one_sentence(file, function, sentence):
 
 
 def test_a_child_that_hangs(file, monkeypatch):
-    monkeypatch.setattr(subprocess_probe, "SECONDS", 2)
-    with pytest.raises(UserError, match=r"s.h5 could not be opened within 2 seconds"):
+    monkeypatch.setattr(subprocess_probe, "SECONDS", 0.5)
+    with pytest.raises(UserError, match=r"s.h5 could not be opened within 0.5 seconds"):
         subprocess_probe.try_apart(hangs, file, "store")
 
 

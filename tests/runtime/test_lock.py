@@ -83,17 +83,19 @@ def test_a_living_holder_on_another_machine_is_seen(tmp_path, quick, monkeypatch
     if not locks:
         monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     (tmp_path / ".lock").write_text("elsewhere 7\n")
-    beating = threading.Thread(target=_beat, args=(tmp_path / ".lock",))
+    over = threading.Event()
+    beating = threading.Thread(target=_beat, args=(tmp_path / ".lock", over))
     beating.start()
     with pytest.raises(UserError, match="in use by process 7 on elsewhere"), hold_lock(tmp_path):
         pass
+    over.set()
     beating.join()
     assert (tmp_path / ".lock").read_text() == "elsewhere 7\n"
 
 
-def _beat(path):
+def _beat(path, over):
     with path.open("a") as file, lock._signs_of_life(file):
-        threading.Event().wait(2)
+        over.wait(20)
 
 
 def test_only_process_0_of_several_hosts_holds(tmp_path, monkeypatch):
