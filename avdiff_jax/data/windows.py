@@ -148,7 +148,8 @@ def bucket_shapes(lengths: np.ndarray, most: int = 3) -> list[Lengths]:
     one very long clip has a shape of its own.
     """
     nested = np.maximum.accumulate(lengths[np.lexsort(lengths.T)]).clip(1)
-    shapes, counts = np.unique(nested, axis=0, return_counts=True)
+    starts = np.flatnonzero(np.diff(nested, axis=0, prepend=0).any(-1))
+    shapes, counts = nested[starts], np.diff(starts, append=len(nested))
     if len(shapes) > SHAPES_TRIED:
         kept = np.linspace(0, len(shapes) - 1, SHAPES_TRIED).round().astype(int)
         counts = np.diff(np.concatenate([[0], counts.cumsum()[kept]]))
