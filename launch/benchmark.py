@@ -26,6 +26,7 @@ from avdiff_jax.errors import UserError, one_sentence
 from avdiff_jax.io.documents import plain
 from avdiff_jax.results import benchmark, jobs, paired, runs, tables
 from avdiff_jax.results.benchmark import ClassSplits
+from avdiff_jax.results.ensemble import average_seeds
 
 
 def parser() -> Parser:
@@ -72,6 +73,8 @@ def parser() -> Parser:
     c.add_argument("--root", default="runs/benchmark", metavar="DIR",
                    help="folder of the runs that rows are taken from")
     c.add_argument("--dataset", metavar="NAME", help="one of several data sets, as tables call it")
+    c.add_argument("--average", choices=("A", "B", "both"),
+                   help="whose seeds count as one, with the mean of their scores of each clip")
     return p
 
 
@@ -151,7 +154,12 @@ def compare(args, _) -> int:
     a, b = (paired.named(name, args.root, from_file) for name in (args.a, args.b))
     if args.dataset:
         a, b = (paired.of_dataset(runs_of_side, args.dataset) for runs_of_side in (a, b))
-    print(paired.report(a, b, (args.a, args.b)), end="")
+    names = [args.a, args.b]
+    if args.average in ("A", "both"):
+        a, names[0] = average_seeds(a), f"{args.a}, seeds averaged"
+    if args.average in ("B", "both"):
+        b, names[1] = average_seeds(b), f"{args.b}, seeds averaged"
+    print(paired.report(a, b, (names[0], names[1])), end="")
     return 0
 
 

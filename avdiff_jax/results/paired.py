@@ -98,7 +98,7 @@ def pairs(
             "with the data set, shots and seed of the other"
         )
     for one, other in matched:
-        _check_same_data(one, other)
+        check_same_data(one, other)
     alone = [
         f"{run.workdir} has no partner and is left out."
         for place, run in [*ours.items(), *theirs.items()]
@@ -128,7 +128,7 @@ def _places(places) -> str:
     )
 
 
-def _check_same_data(a: Finished, b: Finished) -> None:
+def check_same_data(a: Finished, b: Finished) -> None:
     """Refuses two runs on other clips: by configuration, and by what lies in their workdirs."""
     for name, (ours, theirs) in differences(a.config, b.config).items():
         if name.startswith(SAME):

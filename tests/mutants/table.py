@@ -665,6 +665,18 @@ TORCH = of(
     ('read("byteorder") != b"little"', 'read("byteorder") == b""', "test_unusual_archives"),
 )
 
+ENSEMBLE = of(
+    "results/ensemble.py", "results/test_ensemble.py",
+    ("gamma = float(np.mean([run.draws[draw]", "gamma = 0.0 * float(np.mean([run.draws[draw]",
+     "test_averaged_scores_right_what_either_seed_takes_for_another"),
+    ("mean = np.mean(scores, axis=0)", "mean = scores[0]",
+     "test_averaged_scores_right_what_either_seed_takes_for_another"),
+    ('- {"seed"}', '- {"seed", "model.depth"}', "test_runs_that_cannot_be_averaged"),
+    ("if len(members) > 1]", "]", "test_a_seed_that_is_alone_is_left_out"),
+    ("run.config[\"shots\"], run.place[0])", "run.config[\"shots\"], 0)",
+     "test_averaged_scores_right_what_either_seed_takes_for_another"),
+)
+
 FILES = of(
     "io/files.py", "io/test_files.py",
     ("target = os.path.realpath(path)", "target = os.path.abspath(path)",
@@ -726,5 +738,5 @@ MUTANTS = [
     *AVDIFF, *GAN, *PROTOTYPES, *GAUSSIAN, *TEXT_DIFFUSION, *RESIDUALS, *PLUS, *OTHER_METHODS,
     *SAMPLES, *DEALING, *FROM_STORE, *AUDIT, *STAGES, *WINDOWS, *FEED, *STREAM, *GATE, *VALUES,
     *KNOWN, *PRINTS, *LATENTS, *WEIGHTS, *MODEL, *TORCH,
-    *FILES, *DOCUMENTS, *PICKLES,
+    *ENSEMBLE, *FILES, *DOCUMENTS, *PICKLES,
 ]

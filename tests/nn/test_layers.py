@@ -44,11 +44,12 @@ def test_repeated_rows_and_their_gradient(shape):
 
 
 def test_layernorm_numbers():
-    x = RNG.normal(2, 3, size=(4, 5, 3))
-    params = {"scale": jnp.asarray([2.0, 1, 0.5]), "bias": jnp.asarray([0.5, 0, -1])}
+    x = np.random.default_rng(1).normal(2, 3, size=(4, 5, 8))
+    scale, bias = np.linspace(0.5, 2, 8), np.linspace(-1, 1, 8)
+    params = {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)}
     y = LayerNorm().apply({"params": params}, jnp.asarray(x, jnp.float32))
     centred = x - x.mean(-1, keepdims=True)
-    wanted = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * [2, 1, 0.5] + [0.5, 0, -1]
+    wanted = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * scale + bias
     np.testing.assert_allclose(y, wanted, atol=2e-5)
 
 
