@@ -63,7 +63,7 @@ class StageContext(Scorer):
     def base_prints(self) -> np.ndarray:
         """The fingerprints [n] of the base training clips, which all draws share; where a thread
         is at it, its result."""
-        with self.reading:
+        with self.reading:  # since Python 3.12 a cached property has no lock of its own
             return self._base_prints
 
     @functools.cached_property

@@ -302,7 +302,6 @@ CONTEXT = of(
      "jax.random.key(context.info.config.seed)", "test_each_stage_has_a_first_key_of_its_own"),
     ("members, Limits(*context.lengths))", "members, Limits(0, 0))",
      "test_training_clips_are_fused_as_long_as_they_are_trained_on"),
-    ("with self.reading:", "if True:", "test_a_clip_is_fingerprinted_once"),
     ("np.full(audio.dim, 1 / 255)", "np.full(audio.dim, 1.0)", "test_audio_scaling"),
     ("square / max(count, 1) - mean**2, 0)", "square / max(count, 1), 0)", "test_audio_scaling"),
 )
