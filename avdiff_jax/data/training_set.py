@@ -88,9 +88,13 @@ def find_unseen(
         seen, related = np.isin(source.prints[rows], trained_on.prints), np.zeros(len(rows), bool)
         if source.groups is not None:
             related = np.isin(source.groups[rows], trained_on.groups) & ~seen
-    if left_out := int((seen | related).sum()):
-        others = int(related.sum())
-        note(f"{left_out} of {len(rows)} clips of {source.place} are left out: the model was "
-             f"trained on {int(seen.sum())} of them"
-             + (f", and on others of the same group as {others}" if others else ""))
+    reasons = [
+        f"{count} {why}" for count, why in (
+            (int(seen.sum()), "hold what a training clip of the model holds"),
+            (int(related.sum()), "are of a group that it was trained on"),
+        ) if count
+    ]
+    if reasons:
+        note(f"{int((seen | related).sum())} of {len(rows)} clips of {source.place} are left out: "
+             + ", ".join(reasons))
     return np.flatnonzero(~(seen | related))

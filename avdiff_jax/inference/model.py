@@ -292,7 +292,7 @@ def load(path: FilePath, draw: int = 0) -> Trained:
                 f"{path} does not exist: name the workdir of a run that has finished, or write "
                 f"the models of an older one by `{command('main')} --run=evaluate`"
             )
-    files = NpzFiles([path])
+    files = NpzFiles([path], "name the workdir of a finished run or the model file of one")
     header = contents.read_header(path, files)
     info, lengths = contents.read_info(path, files, header), Lengths(*header["lengths"])
     examples = None

@@ -105,10 +105,15 @@ class NpzFiles:
     """One or several .npz files seen as one table of arrays, each read once and on request.
 
     Feature arrays can be larger than memory; `rows` streams them clip by clip.
+
+    Args:
+      advice: what to do about a file that is none.
     """
 
-    def __init__(self, paths: Iterable[FilePath]):
-        self.paths = [os.fspath(path) for path in paths]
+    def __init__(
+        self, paths: Iterable[FilePath], advice: str = "save it with np.savez_compressed"
+    ):
+        self.paths, self.advice = [os.fspath(path) for path in paths], advice
         self._members = {}  # key -> paths of the files that hold it
         for path in self.paths:
             with self._zip(path) as archive:
@@ -122,8 +127,8 @@ class NpzFiles:
             try:
                 archive = zipfile.ZipFile(file)
             except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-                raise UserError(f"{path} is no .npz file or is truncated: save it with "
-                                f"np.savez_compressed") from None
+                raise UserError(
+                    f"{path} is no .npz file or is truncated: {self.advice}") from None
             with archive:
                 yield archive
 

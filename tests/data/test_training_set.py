@@ -51,7 +51,7 @@ def test_what_a_clip_holds_decides_and_not_its_name():
     source = of_arrays([*new, *audio[:3]], [None] * 6)
     prints = of_arrays(audio, [None] * 6).prints
     trained_on = TrainingSet((ANY, ANY), prints, np.zeros(0, str), None)
-    with pytest.warns(Note, match="3 of 6 clips .* trained on 3 of them$"):
+    with pytest.warns(Note, match="3 of 6 clips .*: 3 hold what a training clip of the model holds$"):
         unseen = find_unseen(trained_on, np.zeros(0, str), source, np.arange(6))
     assert unseen.tolist() == [0, 1, 2]
     with pytest.warns(Note, match="2 of 4 clips"):
@@ -71,9 +71,11 @@ def test_a_group_that_was_trained_on_is_left_out():
     groups = np.array(["a", "b", "", "a", "c", ""])
     source = of_arrays(audio, [None] * 6, groups=groups)
     trained_on = TrainingSet((ANY, ANY), source.prints[[0, 2]], np.array(["a"]), None)
-    with pytest.warns(Note, match="3 of 6 .* on 2 of them, and on others of the same group as 1$"):
+    with pytest.warns(Note, match="3 of 6 .*: 2 hold what .*, 1 are of a group that"):
         unseen = find_unseen(trained_on, np.zeros(0, str), source, np.arange(6))
     assert unseen.tolist() == [1, 4, 5]
+    with pytest.warns(Note, match="1 of 2 clips of the list of arrays are left out: 1 are of a "):
+        find_unseen(trained_on, np.zeros(0, str), source, np.array([3, 4]))
 
 
 def test_nothing_is_said_where_nothing_is_left_out(store):

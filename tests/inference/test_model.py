@@ -148,7 +148,7 @@ def test_no_such_model(finished, tmp_path):
     with pytest.raises(UserError, match=r"none.npz does not exist: name the workdir"):
         models.load(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("text")
-    with pytest.raises(UserError, match=r"is no \.npz file"):
+    with pytest.raises(UserError, match=r"is no \.npz file or is truncated: name the workdir"):
         models.load(tmp_path / "text.npz")
 
 
