@@ -51,9 +51,16 @@ def parser() -> Parser:
     return p
 
 
-def score_at_once(model: models.Trained, source: ClipSource) -> Iterator:
-    """Clip ids and scores [n, C] of all clips, in one piece."""
-    yield source.clip_ids.tolist(), score_centered(model, source)
+def score_pieces(
+    model: models.Trained, source: ClipSource, center_groups: bool, progress: Progress
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Clip ids and scores [n, C], piece by piece; all in one piece where groups are centred."""
+    if center_groups:
+        yield source.clip_ids.tolist(), score_centered(model, source, progress.step)
+        return
+    for ids, scores in model.scored(source):
+        yield ids, scores
+        progress.step(len(ids))
 
 
 def main(argv=None):
@@ -75,8 +82,7 @@ def main(argv=None):
                 Progress(len(source), "predict") as progress:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["clip_id", "kind", *columns])
-            scored = score_at_once(model, source) if args.center_groups else model.scored(source)
-            for ids, scores in scored:
+            for ids, scores in score_pieces(model, source, args.center_groups, progress):
                 for clip, labels, p in zip(ids, *model.best(scores, args.top), strict=True):
                     row = [clip, model.kinds[labels[0]]]
                     for label, probability in zip(labels, p, strict=True):
@@ -85,7 +91,6 @@ def main(argv=None):
                 if done < DRAWN:
                     drawn.append(model.probabilities(scores[: DRAWN - done]))
                 done += len(ids)
-                progress.step(len(ids))
         seconds = time.monotonic() - started
         if args.plot:
             shown = np.concatenate(drawn)

@@ -8,6 +8,7 @@ their classes, and is named transductive wherever its numbers are told.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,9 @@ from avdiff_jax.runtime.compiling import compile_function
 DOUBT = 8  # other clips of a group that are trusted half
 
 
-def score_centered(model: Trained, source: ClipSource) -> np.ndarray:
+def score_centered(
+    model: Trained, source: ClipSource, tell: Callable[[int], None] = lambda clips: None
+) -> np.ndarray:
     """Scores [n, C] of the clips of a source, as `Trained.score_all`, each group's moved together.
 
     The scores s of a group of n clips become s + (n - 1) / (n + 7) (t - m), with m the mean of its
@@ -29,6 +32,7 @@ def score_centered(model: Trained, source: ClipSource) -> np.ndarray:
 
     Args:
       source: clips with groups; where nothing is known of these, all are taken to be one.
+      tell: as `score_all` takes it.
 
     Raises:
       UserError: as `score_all`, and where the model keeps no training clips.
@@ -38,7 +42,7 @@ def score_centered(model: Trained, source: ClipSource) -> np.ndarray:
     if groups is None:
         note(f"{source.place} has no groups: all of its clips are taken to be one")
         groups = np.full(len(source), "all")
-    scores = model.score_all(source)
+    scores = model.score_all(source, tell)
     for group in {*groups.tolist()} - {""}:  # a clip of "" is a group of its own
         mine = groups == group
         others = mine.sum() - 1

@@ -172,9 +172,18 @@ class Trained:
                 )
             yield ids, scores
 
-    def score_all(self, source: ClipSource) -> np.ndarray:
-        """Scores [n, C] of the clips of a source; raises UserError as `scored` does."""
-        parts = [scores for _, scores in self.scored(source)]
+    def score_all(
+        self, source: ClipSource, tell: Callable[[int], None] = lambda clips: None
+    ) -> np.ndarray:
+        """Scores [n, C] of the clips of a source; raises UserError as `scored` does.
+
+        Args:
+          tell: called with the number of clips of each piece that is scored.
+        """
+        parts = []
+        for ids, scores in self.scored(source):
+            parts.append(scores)
+            tell(len(ids))
         return np.concatenate([np.zeros((0, len(self.info.classes)), np.float32), *parts])
 
     def find_unseen(self, source: ClipSource, rows: np.ndarray) -> np.ndarray:

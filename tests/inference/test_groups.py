@@ -23,7 +23,7 @@ def linear(features, training):
         examples=SimpleNamespace(features=training), vars=None,
         info=SimpleNamespace(config=SimpleNamespace(device=SimpleNamespace(precision="float32"))),
         method=SimpleNamespace(scores=lambda info, vars, x: x @ WEIGHTS + BIAS[None]),
-        score_all=lambda source: features @ WEIGHTS + BIAS,
+        score_all=lambda source, tell=None: features @ WEIGHTS + BIAS,
     )
 
 
@@ -58,8 +58,10 @@ def test_the_mean_of_training_clips_is_that_of_the_model(finished):
     model, source = models.load(finished[0]), of_store(open_store(tiny.world()[0]))
     rows = np.flatnonzero(np.isin(source.clip_ids, model.examples.clips))
     clips = dataclasses.replace(source.select(rows), groups=np.full(len(rows), "g"))
-    np.testing.assert_allclose(score_centered(model, clips).mean(0),
+    told = []
+    np.testing.assert_allclose(score_centered(model, clips, told.append).mean(0),
                                model.score_all(clips).mean(0), atol=0.02)
+    assert sum(told) == len(rows)
     bare = dataclasses.replace(model, examples=None)
     with pytest.raises(UserError, match="keeps none: use the model-draw"):
         score_centered(bare, clips)
