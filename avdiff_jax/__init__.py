@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from avdiff_jax.fitting.fit import fit
     from avdiff_jax.inference.model import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "fit", "load"]
 
 # Where the public names come from. They are imported at their first use: jax takes a while.

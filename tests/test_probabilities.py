@@ -37,12 +37,16 @@ def test_a_class_counts_the_same_for_the_temperature_however_many_clips_it_has()
         fit_temperature(scores[rows], labels[rows], is_base, 0.4)
         for rows in (np.arange(60), often)
     )
-    np.testing.assert_allclose(ten_times, once, rtol=1e-6)
+    assert 0.97 * once < ten_times < once  # more clips leave less doubt, and that is all
 
 
-def test_scores_that_never_err_are_not_divided_by_nothing():
-    found = fit_temperature(np.eye(4), np.arange(4), np.array([1, 1, 0, 0], bool), 0.0)
-    assert 1e-3 <= found < 0.1
+@pytest.mark.parametrize("times", [1, 25])
+def test_scores_that_never_err_may_err_on_the_next_clip(times):
+    """Of n clips in four classes a sixth, or 1 / 102, is shared out among all of them."""
+    is_base, labels = np.array([1, 1, 0, 0], bool), np.tile(np.arange(4), times)
+    found = fit_temperature(np.eye(4)[labels], labels, is_base, 0.0)
+    p = compute_probabilities(np.eye(4), is_base, 0.0, found)
+    np.testing.assert_allclose(p.max(1), 1 - 0.75 / (len(labels) + 2), atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [None, 0.05, 2.0])
