@@ -5,7 +5,8 @@
         --split data/mine-5shot.json --out bigger.npz
 
 The classes of the store that the model does not know are added. Their text vectors come from the
-store; with --no-text, prototypes of the clips take their place. With --shots so many clips of each
+store, or from their names where the model's were made so; with --no-text, prototypes of the clips
+take their place. With --shots so many clips of each
 are learnt from and the rest is held out; with --split, shots and held-out clips are those of the
 split's novel classes in the draw --draw. Held-out clips give the accuracies before and after.
 """
@@ -28,6 +29,7 @@ from avdiff_jax.data.splits import new_classes, sampling, split_file
 from avdiff_jax.data.splits.new_classes import NewClasses
 from avdiff_jax.errors import UserError, note, one_sentence
 from avdiff_jax.inference import model as models
+from avdiff_jax.inference.extracted import encode_alike
 from avdiff_jax.inference.sources import open_source
 from avdiff_jax.runtime import devices
 from avdiff_jax.train import add_classes as adding
@@ -58,14 +60,20 @@ def choose_clips(args: Namespace, known: Sequence[str], source: ClipSource) -> N
     return new_classes.take_from_split(split, args.split, args.draw, known, fresh)
 
 
-def choose_text(args: Namespace, source: ClipSource) -> Mapping[str, np.ndarray] | None:
-    """The text vectors of the clips by class; None where they are not there or not to be read."""
+def choose_text(
+    args: Namespace, model: models.Trained, source: ClipSource
+) -> Mapping[str, np.ndarray] | None:
+    """The text vectors of the clips by class, made from their names where the model's were made so;
+    None where they are not there or not to be read."""
     if args.no_text:
         return None
-    if not source.text:
+    if source.text:
+        return source.text
+    vectors = encode_alike(source.class_names, model.origin)
+    if vectors is None:
         note(f"{source.place} has no class text, so prototypes of the clips take its place")
         return None
-    return source.text
+    return dict(zip(source.class_names, vectors, strict=True))
 
 
 def check_flags(args: Namespace) -> None:
@@ -87,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         devices.configure()
         source = open_source(args, model)
         learnt, held_out = choose_clips(args, model.info.classes, source)
-        text = choose_text(args, source)
+        text = choose_text(args, model, source)
         started = time.monotonic()
         clips = new_classes.select(source, learnt)
         bigger = adding.learn_classes(model, clips, clips.names(), text, args.seed)

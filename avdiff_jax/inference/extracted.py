@@ -3,9 +3,11 @@
 import atexit
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from avdiff_jax.data import clip_source
 from avdiff_jax.data.class_text import ClassText, lack_text, list_names
@@ -68,10 +70,16 @@ def remake_encoders(origin: Origin, files: Files) -> Encoders:
 def remake_text(collection: Collection, origin: Origin) -> ClassText:
     """The text of the classes, where that of the model was made from names by what is here."""
     names = collection.class_names
-    if collection.is_labelled and text_encoders.is_installed() and (
-            text_encoders.identify() == origin.text):
-        return ClassText(text_encoders.encode_names(names), origin.text)
-    return lack_text(len(names))
+    vectors = encode_alike(names, origin) if collection.is_labelled else None
+    return lack_text(len(names)) if vectors is None else ClassText(vectors, origin.text)
+
+
+def encode_alike(class_names: Sequence[str], origin: Origin | None) -> np.ndarray | None:
+    """The text vectors [C, Dt] of class names, where those of the model were made from names by
+    what is here; else None."""
+    if origin and text_encoders.is_installed() and text_encoders.identify() == origin.text:
+        return text_encoders.encode_names(class_names)
+    return None
 
 
 def tell_failures(outcomes: Mapping[str, Outcome]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from avdiff_jax.extract import encoders
 from avdiff_jax.fitting.fit import fit
 from avdiff_jax.inference import extracted
 from avdiff_jax.inference.model import load, model_file
+from launch import add_class
 from tests import tiny
 from tests.extract import test_run as quick
 from tests.extract.clips import write_clip
@@ -172,6 +174,23 @@ def test_text_of_added_classes_is_made_as_the_models_was(made, monkeypatch):
     text = extracted.extract_clips(clips, origin).text
     assert {*text} == {*CLASSES} and text["b"].tolist() == [0, 1, 0, 0, 0, 0, 0]
     assert extracted.extract_clips(clips, origin._replace(text="text.npz")).text == {}
+
+
+def test_names_are_encoded_for_clips_without_text(monkeypatch):
+    """Of .npy files or a store too, as those of the model were."""
+    monkeypatch.setattr(text_encoders, "is_installed", lambda: True)
+    monkeypatch.setattr(text_encoders, "identify", lambda: "wordllama-1")
+    monkeypatch.setattr(text_encoders, "encode_names", lambda names: np.eye(len(names), 7))
+    arrays = [np.ones((2, 3))] * 2
+    source = clip_source.of_arrays(arrays, arrays, labels=np.arange(2), class_names=("a", "b"))
+    model = SimpleNamespace(origin=Origin("wordllama-1", "", "", ""))
+    asked = SimpleNamespace(no_text=False)
+    text = add_class.choose_text(asked, model, source)
+    assert text["b"].tolist() == [0, 1, 0, 0, 0, 0, 0]
+    assert add_class.choose_text(SimpleNamespace(no_text=True), model, source) is None
+    model.origin = Origin("text.npz", "", "", "")
+    with pytest.warns(Note, match="no class text, so prototypes"):
+        assert add_class.choose_text(asked, model, source) is None
 
 
 @pytest.mark.parametrize("origin, complaint", [
