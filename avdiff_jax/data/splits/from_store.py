@@ -97,9 +97,11 @@ def make_split(
         pick(clips, classes, *KINDS), classes, groups, frozenset(untested), shots, seed, val, test
     )
     sets = _sets_by_group(request) if by == "group" else _sets_by_clip(request)
-    name = name or store.name
+    left = {*clips} - {name for names in classes.values() for name in names}
+    notes = [f"{len(left)} of {len(clips)} classes are in no set: {examples(left)}"] if left else []
     return finish(
-        sets, classes, name=name, shots=shots, seed=seed, by=by, groups=groups, untested=untested
+        sets, classes, name=name or store.name, shots=shots, seed=seed, by=by, groups=groups,
+        notes=notes, untested=untested,
     )
 
 

@@ -33,6 +33,17 @@ def test_seed_decides_and_nothing_else(clips, by):
     assert other["sets"]["train1_base"] != made["sets"]["train1_base"]
 
 
+def test_classes_in_no_set_are_named():
+    store = make_store(by_subject())
+    count = len(store.class_names)
+    split = make_split(store, 5, 0, base=0.5, novel1=0.25, novel2=1)
+    used = {name for names in split["classes"].values() for name in names}
+    left = sorted({*map(str, store.class_names)} - used)
+    assert left and split["notes"][0].startswith(
+        f"{len(left)} of {count} classes are in no set: {left[0]}")
+    assert not any("in no set" in note for note in make_split(store, 5, 0, **QUARTERS)["notes"])
+
+
 def test_draws_differ_and_fewer_shots_are_the_first_of_more():
     five = good_split()["sets"]["train2_novel"]
     one = make_split(make_store(by_subject()), 1, 0, by="clip", **QUARTERS)
