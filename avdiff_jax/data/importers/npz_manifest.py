@@ -273,8 +273,8 @@ def read_manifest(
     needed = {"clip_id", "class", "audio", "video"}
     if not needed <= set(header) or len(set(header)) != len(header) or set(header) - needed - {
             "group"}:
-        raise UserError(f"manifest {path} has the header {','.join(header)!r} instead of "
-                        f"clip_id,class,group,audio,video: mend it")
+        raise UserError(f"manifest {path} has the header {','.join(header)!r} where "
+                        f"clip_id,class,audio,video and perhaps group are needed: mend it")
     entries = []
     for row in rows[1:]:
         if len(row) != len(header):

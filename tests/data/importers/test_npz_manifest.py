@@ -240,9 +240,9 @@ def test_manifest_without_groups_in_another_order(manifest):
 
 
 @pytest.mark.parametrize("content, sentence", [
-    ("", "the header '' instead of clip_id,class"),
-    ("clip_id,class,audio\n", "header 'clip_id,class,audio' instead"),
-    ("clip_id,class,audio,video,extra\n", "instead of clip_id"),
+    ("", "the header '' where clip_id,class"),
+    ("clip_id,class,audio\n", "header 'clip_id,class,audio' where"),
+    ("clip_id,class,audio,video,extra\n", "where clip_id,class"),
     ("clip_id,class,audio,video\n", "lists 0 clips"),
     ("clip_id,class,audio,video\nx,dog,a\n", "line 2, has 3 cells where the header has 4"),
     ("clip_id,class,audio,video\nx,dog,none.npy,v.npy\n", "none.npy cannot be read"),
