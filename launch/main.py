@@ -9,6 +9,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import shlex
 from argparse import BooleanOptionalAction
 
 from absl import logging
@@ -17,6 +18,7 @@ from avdiff_jax import methods
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.choices import check_values
 from avdiff_jax.cli.flags import Parser
+from avdiff_jax.cli.home import command
 from avdiff_jax.errors import one_sentence
 from avdiff_jax.fitting import controls
 from avdiff_jax.results import run_table
@@ -73,6 +75,11 @@ def finish_or_stop(config, workdir: pathlib.Path, args):
         if outcome and args.controls and args.processes == 1 and controls.wanted(config):
             print(f"\nthe controls {' and '.join(controls.CONTROLS)} (--no-controls omits them):")
             print(f"\n{controls.compare_with_controls(config, workdir)}")
+            print(f"written to {workdir / 'controls.md'} and {workdir / 'controls'}")
+        if outcome:
+            users = ["predict", *(["add_class"] if methods.method(config.method).grow else [])]
+            print(f"look at {workdir / 'plots' / 'overview.png'}; use it with "
+                  f"{' or '.join(map(command, users))} --model {shlex.quote(str(workdir))}")
     except stop.Stopped as stopped:
         print(f"stopped by {stopped}: saved in {workdir}, go on with --resume", file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None

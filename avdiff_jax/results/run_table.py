@@ -21,13 +21,14 @@ def plain(results: Mapping) -> str:
 
 
 def tabulate_run(results: Mapping, bold: str = "{}") -> TextTable:
-    """The table of a run; `bold` is the format of our own row."""
+    """The table of a run; `bold` is the format of its first row."""
     config, test = results["config"], results["test"]
     draws, departures = test["draws"], ablation(config)
-    rows = [[_name_ours(len(draws), bold), *write_numbers(test, bold), ""]]
     published = paper_row(config["dataset"], config["shots"], config["method"], departures)
     # Another store under a benchmark configuration is not to be compared with the paper.
     beside_paper = bool(published) and len({*count_classes(results)}) == 1
+    name = "ours" if beside_paper else config["method"]
+    rows = [[_name_row(name, len(draws), bold), *write_numbers(test, bold), ""]]
     if published and beside_paper:
         rows.append(["paper", *(f"{published[name]:.2f}" for name in NUMBERS), "", ""])
     for i, draw in enumerate(draws):
@@ -39,12 +40,12 @@ def tabulate_run(results: Mapping, bold: str = "{}") -> TextTable:
              *(f"{k} {v}" for k, v in departures.items())]
     return TextTable(
         title=f"{', '.join(words)}: test, percent", heads=["", *COLUMNS, "gamma"], rows=rows,
-        notes=_notes(results, beside_paper),
+        notes=_notes(results, name),
     )
 
 
-def _name_ours(draws: int, bold: str) -> str:
-    return bold.format("ours") + (f", mean ± std of {draws} draws" if draws > 1 else ", one draw")
+def _name_row(name: str, draws: int, bold: str) -> str:
+    return bold.format(name) + (f", mean ± std of {draws} draws" if draws > 1 else ", one draw")
 
 
 def write_numbers(test: Mapping, bold: str = "{}") -> list[str]:
@@ -57,9 +58,9 @@ def write_numbers(test: Mapping, bold: str = "{}") -> list[str]:
     return cells
 
 
-def _notes(results: Mapping, beside_paper: bool) -> list[str]:
+def _notes(results: Mapping, name: str) -> list[str]:
     notes = []
-    if beside_paper and (departures := describe_departures(results)):
+    if name == "ours" and (departures := describe_departures(results)):
         notes.append(f"Not the paper's experiment: {departures}.")
     if "HM" not in results["test"]["mean"]:
         unknown = [name for name in COLUMNS if name not in results["test"]["mean"]]
@@ -67,13 +68,15 @@ def _notes(results: Mapping, beside_paper: bool) -> list[str]:
         notes.append(f"No test clip is of a {kind} class: {', '.join(unknown)} not measured.")
     elif len(results["test"]["draws"]) > 1:
         notes.append(
-            "HM of ours is that of the mean B and mean N, as in the paper; "
+            f"HM of {name} is that of the mean B and mean N, as in the paper; "
             f"the mean of the draws' own HM is {results['test']['mean_of_hm']:.2f}."
         )
     if "transductive" in results:
         notes.append("Transductive: the unlabelled test clips of each group moved its mean scores.")
     for name, choice in sorted(results.get("chosen", {}).items()):
         value = choice["value"]
+        if value == []:  # the rate was never cut
+            continue
         shown = f"{value:.4g}" if isinstance(value, float) else value
         notes.append(f"{name} = {shown}, chosen on {choice['on']}.")
     return notes
