@@ -77,9 +77,12 @@ def finish_or_stop(config, workdir: pathlib.Path, args):
             print(f"\n{controls.compare_with_controls(config, workdir)}")
             print(f"written to {workdir / 'controls.md'} and {workdir / 'controls'}")
         if outcome:
-            users = ["predict", *(["add_class"] if methods.method(config.method).grow else [])]
-            print(f"look at {workdir / 'plots' / 'overview.png'}; use it with "
-                  f"{' or '.join(map(command, users))} --model {shlex.quote(str(workdir))}")
+            print(f"look at {workdir / 'plots' / 'overview.png'}")
+            uses = {"predict": "classifies other clips"}
+            if methods.method(config.method).grow:
+                uses["add_class"] = "learns more classes"
+            for name, what in uses.items():
+                print(f"{command(name)} --model {shlex.quote(str(workdir))} {what}")
     except stop.Stopped as stopped:
         print(f"stopped by {stopped}: saved in {workdir}, go on with --resume", file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None
