@@ -7,12 +7,14 @@ from ml_collections import ConfigDict
 
 from avdiff_jax.cli.choices import OF_WORD
 from avdiff_jax.cli.configuration import differences
+from avdiff_jax.data.of_config import find_files
+from avdiff_jax.data.splits import split_file
 from avdiff_jax.errors import UserError
 from avdiff_jax.io.documents import plain
 from avdiff_jax.io.files import write_text
 from avdiff_jax.methods import reads
 from avdiff_jax.methods.without_text import settle_text
-from avdiff_jax.results.controls import Comparison, compare, harmonic_mean
+from avdiff_jax.results.controls import Comparison, compare, harmonic_mean, weigh_clip
 from avdiff_jax.results.overview import draw_overview
 from avdiff_jax.results.results_json import read_results
 from avdiff_jax.results.runs import Finished
@@ -35,7 +37,8 @@ def compare_with_controls(config: ConfigDict, workdir: Path) -> Comparison:
     """
     folder = workdir / "controls"
     controls = [finish_run(configure_control(config, name), folder / name) for name in CONTROLS]
-    comparison = compare([Finished(workdir, read_results(workdir)), *controls])
+    weight = weigh_clip(split_file.load(find_files(config, workdir)[1]))
+    comparison = compare([Finished(workdir, read_results(workdir)), *controls], weight)
     draw_overview(workdir, max(controls, key=harmonic_mean).workdir)
     write_text(workdir / "controls.md", comparison.markdown())
     return comparison

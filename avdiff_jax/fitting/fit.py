@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.home import command
 from avdiff_jax.data.splits import split_file
+from avdiff_jax.data.splits.sets import Clips, count, tell_count
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
@@ -23,7 +24,7 @@ from avdiff_jax.inference.model import Trained, load
 from avdiff_jax.io import documents
 from avdiff_jax.io.files import FilePath, write_text
 from avdiff_jax.methods import METHODS
-from avdiff_jax.results.controls import Comparison, compare, harmonic_mean
+from avdiff_jax.results.controls import Comparison, compare, harmonic_mean, label, weigh_clip
 from avdiff_jax.results.overview import draw_overview
 from avdiff_jax.results.runs import Finished
 from avdiff_jax.train.workdir import FIT
@@ -135,7 +136,8 @@ def fit(
         print(f"\n{name}: {folder / name}")
         runs[name] = finish_run(config, folder / name)
         minutes.note(name)
-    comparison = compare([*runs.values()], notes=[*describe_test(split), *notes])
+    comparison = compare(
+        [*runs.values()], weigh_clip(split), [*describe_test(split), *notes])
     write_text(folder / "results.md", comparison.markdown())
     if method not in CONTROLS:
         control = max((runs[name] for name in CONTROLS), key=harmonic_mean)
@@ -199,18 +201,12 @@ def configure(
 
 def describe_test(split: Split) -> list[str]:
     """How large the test is, what chance reaches, and which classes it leaves out."""
-    classes, base, novel = split["classes"], *(
-        {name: len(ids) for name, ids in clips.items()}
-        for clips in (split["sets"]["test_base"], split["sets"]["test_novel"][0]))
-
-    def weigh(clips: Mapping[str, int]) -> str:
-        """What one clip may change, in percent of the mean over classes."""
-        return f"{100 / (len(clips) * min(clips.values())):.1f}"
-
+    classes, weight = split["classes"], weigh_clip(split)
+    base, novel = split["sets"]["test_base"], split["sets"]["test_novel"][0]
     lines = [
-        f"The test: {sum(base.values())} clips of {len(base)} base classes, {sum(novel.values())} "
-        f"of {len(novel)} novel ones; one clip weighs up to {weigh(base)} of B and {weigh(novel)} "
-        f"of N. Chance of FSL: {100 / len(classes['novel2']):.1f}."
+        f"The test: {count_clips(base, 'base')}, {count_clips(novel, 'novel')}; one clip weighs up "
+        f"to {weight.B:.1f} of B and {weight.N:.1f} of N. Chance of FSL: "
+        f"{100 / len(classes['novel2']):.1f}."
     ]
     missing = sorted({*classes["novel2"]} - {*novel})
     if missing:
@@ -218,18 +214,24 @@ def describe_test(split: Split) -> list[str]:
     return lines
 
 
+def count_clips(clips: Clips, kind: str) -> str:
+    """"5 clips of 1 novel class"."""
+    return (f"{tell_count(count(clips), 'clip')} of "
+            f"{tell_count(len(clips), f'{kind} class')}")
+
+
 def describe_use(made: Fit) -> list[str]:
     """The commands that use the models."""
     lines = [
         f"Look at it: {made.comparison.best.workdir / 'plots' / 'overview.png'}",
-        "Classify other clips:",
+        f"Classify other clips, with {label(made.comparison.best)}:",
         f"  {command('predict')} --model {quote(made.comparison.best)} --clips FOLDER "
         "--out classes.csv",
     ]
     method = next(iter(made.runs))
     if METHODS[method].grow:
         lines += [
-            "Learn more classes, from a few clips of each:",
+            f"Learn more classes, from a few clips of each, with {label(made.runs[method])}:",
             f"  {command('add_class')} --model {quote(made.runs[method])} --clips FOLDER "
             "--out bigger.npz",
         ]

@@ -87,11 +87,13 @@ def test_what_it_says(made):
         hm = run.results["test"]["mean"]["HM"]
         assert f"{hm:.2f} ±" in rows[name]
     joined = " ".join(text.split())
-    assert "5 of 1 novel ones; one clip weighs up to 12.5 of B and 20.0 of N. Chance" in joined
+    assert "5 clips of 1 novel class; one clip weighs up to 12.5 of B and 20.0 of N." in joined
     assert "Chance of FSL: 50.0." in joined
     assert "Not measured, for all clips were needed for training: fox." in text
     assert "1 shot, because 'fox' has 1 clip." in text
     assert re.search(r"On your clips (ncm|linear) (is ahead of|and) (ncm|linear)", text)
+    assert f"Classify other clips, with {made.comparison.best.config['method']}:" in text
+    assert "the mean of the draws' own HM is" in joined
     assert f"launch/predict.py --model {made.comparison.best.workdir} --clips FOLDER" in text
     assert "add_class" not in text  # neither of them can
     assert (made.folder / "results.md").read_text().startswith("**own-arrays, 1-shot: test")
@@ -196,6 +198,7 @@ def test_a_whole_fit_that_is_killed(tmp_path):
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert "Not measured, for all clips were needed for training: fox." in said
+    assert "Learn more classes, from a few clips of each, with avdiff_plus:" in said
     assert f"launch/add_class.py --model {out}/avdiff_plus --clips FOLDER --out bigger.npz" in said
     assert re.search(
         r"^minutes: features [\d.]+, avdiff_plus [\d.]+, linear [\d.]+, ncm", said, re.M)
