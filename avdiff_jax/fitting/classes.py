@@ -166,8 +166,8 @@ def divide(
         novel_names = sorted(map(str, picked))
         base_names = [name for name in base_names if name not in novel_names]
         notes.append(
-            f"No class has too few clips to be base, so {count} of {len(supply)} were drawn to be "
-            f"novel: {', '.join(novel_names)}."
+            f"{say_how_large(supply)}, so {count} of {len(supply)} were drawn to stand as novel: "
+            f"{', '.join(novel_names)} (--novel chooses them)."
         )
     if len(base_names) < 2 or not novel_names:
         raise UserError(
@@ -177,6 +177,15 @@ def divide(
             "clips instead of groups"
         )
     return base_names, novel_names, notes
+
+
+def say_how_large(supply: Mapping[str, Supply]) -> str:
+    """How many classes have the clips of a base class, where all or hardly any have."""
+    large = [name for name in supply if supply[name].clips >= LEAST_BASE]
+    if len(large) == len(supply):
+        return f"All classes have {LEAST_BASE} clips or more"
+    but = f" but {large[0]!r}" if large else ""
+    return f"All classes{but} have fewer than {LEAST_BASE} clips"
 
 
 def check_novel(

@@ -42,8 +42,9 @@ def test_where_no_class_is_rare_some_are_drawn():
     supply = clips(**{f"c{i}": 24 for i in range(10)})
     chosen = choose(supply)
     assert (len(chosen.base1), len(chosen.novel1), len(chosen.novel2)) == (5, 2, 3)
-    assert "No class has too few clips to be base, so 3 of 10 were drawn to be novel: " in (
-        chosen.notes[0])
+    assert chosen.notes[0] == (
+        "All classes have 10 clips or more, so 3 of 10 were drawn to stand as novel: "
+        f"{', '.join(chosen.novel2)} (--novel chooses them).")
     assert choose(supply) == chosen
     assert len({tuple(choose(supply, seed=seed).novel2) for seed in range(5)}) > 1
 
@@ -54,6 +55,9 @@ def test_small_sets():
     assert chosen.novel2 == ["rare"] and chosen.shots == 1
     chosen = choose(clips(a=8, b=8, c=8))
     assert (len(chosen.base1), len(chosen.novel1), len(chosen.novel2)) == (1, 1, 1)
+    assert chosen.notes[0].startswith("All classes have fewer than 10 clips, so 1 of 3 were drawn")
+    chosen = choose(clips(a=8, b=8, c=10))
+    assert chosen.notes[0].startswith("All classes but 'c' have fewer than 10 clips, so 1 of 3 we")
 
 
 def test_named_classes():
