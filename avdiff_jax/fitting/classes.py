@@ -7,7 +7,7 @@ from typing import NamedTuple
 from avdiff_jax.data.class_text import NameMatcher, list_names, near
 from avdiff_jax.data.splits.from_store import clips_by_class, make_split
 from avdiff_jax.data.splits.sampling import check_request, rng
-from avdiff_jax.data.splits.sets import examples
+from avdiff_jax.data.splits.sets import examples, tell_count
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.store import Store
 from avdiff_jax.errors import UserError
@@ -117,16 +117,18 @@ def choose_classes(
     base_names, novel_names, notes = divide(supply, novel, base, seed)
     shots, more = choose_shots(supply, base_names, novel_names, shots, seed)
     untested = [name for name in novel_names if supply[name].shots_beside_test < shots]
+    most = find_most_shots(supply, base_names, novel_names)
     if len(untested) == len(novel_names):
+        fewer = f"ask for at most {most}, or " if most else ""
         raise UserError(
-            f"with {shots} shots no clip of a novel class ({examples(novel_names)}) is left to be "
-            "tested on: ask for fewer shots, or add a clip of one of them"
+            f"with {tell_count(shots, 'shot')} no clip of a novel class ({examples(novel_names)}) "
+            f"is left to be tested on: {fewer}add a clip of one of them"
         )
     able = [name for name in base_names if supply[name].shots_beside_both >= shots]
     if not able:
         raise UserError(
             f"no base class ({examples(base_names)}) has the clips to try {shots} shots on before "
-            "the test: ask for fewer shots"
+            f"the test: ask for at most {most}, or add clips of one of them"
         )
     count = min(max(1, round(SHARE_NOVEL1 * len(base_names))), len(base_names) - 1, len(able))
     novel1 = sorted(map(str, rng(seed, "stage 1").permutation(able)[:count]))
@@ -218,22 +220,73 @@ def choose_shots(
     Raises:
       UserError: a class has fewer clips than were asked for.
     """
-    if shots is None:
-        allowed = {name: supply[name].shots_beside_test or supply[name].clips for name in novel}
-        largest = max(base, key=lambda name: supply[name].shots_beside_both)  # settings are tried
-        allowed[largest] = supply[largest].shots_beside_both  # on base classes
-        rarest = min(allowed, key=lambda name: allowed[name])
-        if allowed[rarest] >= MOST_SHOTS:
-            return MOST_SHOTS, []
-        return allowed[rarest], [
-            f"{allowed[rarest]} shot{'s' * (allowed[rarest] > 1)}, because {rarest!r} has "
-            f"{count_text(supply[rarest])}."]
-    check_request(shots, seed)
-    short = min(novel, key=lambda name: supply[name].clips)
-    if supply[short].clips < shots:
-        raise UserError(f"shots is {shots} but class {short!r} has {count_text(supply[short])}: "
-                        f"ask for at most {supply[short].clips}")
-    return shots, []
+    if shots is not None:
+        check_request(shots, seed)
+        short = min(novel, key=lambda name: supply[name].clips)
+        if supply[short].clips < shots:
+            raise UserError(
+                f"shots is {shots} but class {short!r} has {count_text(supply[short])}: ask for at "
+                f"most {find_most_shots(supply, base, novel) or supply[short].clips}")
+        return shots, []
+    largest = max(base, key=lambda name: supply[name].shots_beside_both)
+    of_base = min(MOST_SHOTS, supply[largest].shots_beside_both)
+    of_novel = {name: supply[name].shots_beside_test or supply[name].clips for name in novel}
+    chosen = min(of_base, *of_novel.values())
+    if chosen == MOST_SHOTS:
+        return chosen, []
+    if chosen == of_base:
+        return chosen, [blame_base(supply, largest, chosen)]
+    return chosen, [blame_novel(supply, of_novel, chosen, of_base)]
+
+
+def find_most_shots(
+    supply: Mapping[str, Supply], base: Sequence[str], novel: Sequence[str]
+) -> int:
+    """The most shots that every novel class has, with a clip left to test one of them on and a base
+    class to try so many on; 0 where novel classes leave none for the test."""
+    return min(min(supply[name].clips for name in novel),
+               max(supply[name].shots_beside_test for name in novel),
+               max(supply[name].shots_beside_both for name in base))
+
+
+def blame_base(supply: Mapping[str, Supply], largest: str, shots: int) -> str:
+    """Says why base classes allow so few shots."""
+    unit = "clip" if {*supply[largest].units} <= {1} else "group"
+    return (f"{tell_count(shots, 'shot')}, because settings are tried on base classes, which keep "
+            f"a {unit} for that choice and one for the test beside their shots, and no base class "
+            f"has more for it than {largest!r} with {count_text(supply[largest])}.")
+
+
+def blame_novel(
+    supply: Mapping[str, Supply], allowed: Mapping[str, int], shots: int, of_base: int
+) -> str:
+    """Says which novel classes allow so few shots, what it costs the others, and what to do.
+
+    Args:
+      allowed: shots that each novel class allows.
+      of_base: what base classes allow.
+    """
+    few = sorted(name for name in allowed if allowed[name] == shots)
+    rest = [allowed[name] for name in allowed if name not in few]
+    them = "that class" if len(few) == 1 else "those classes"
+    have = ", ".join(f"{name!r} has {count_text(supply[name])}" for name in few[:3])
+    have += f", and {len(few) - 3} more have as few" if len(few) > 3 else ""
+    cost = f", where without {them} there would be {min(of_base, *rest)}" if rest else ""
+    return (f"ONLY {tell_count(shots, 'shot').upper()}, because {have}: no novel class "
+            f"({len(allowed)} in all) is learnt from more{cost}. Leave {them} out of the clips, or "
+            f"give {'it' if len(few) == 1 else 'them'} more clips"
+            f"{offer_more(supply, allowed, shots, of_base)}.")
+
+
+def offer_more(
+    supply: Mapping[str, Supply], novel: Collection[str], shots: int, of_base: int
+) -> str:
+    """Names the shots that may be asked for where some classes then are not measured."""
+    most = min(of_base, *(supply[name].clips for name in novel))
+    lost = sorted(name for name in novel if supply[name].shots_beside_test < most)
+    if most <= shots or len(lost) == len(novel):
+        return ""
+    return f", or ask for --shots {most}, which leaves no clip of {examples(lost)} for the test"
 
 
 def count_text(supply: Supply) -> str:

@@ -129,7 +129,8 @@ def fit(
     if "classes" not in begun:
         split_file.write(split, split_path)
         write_request(folder, request, *request)
-        print("\n".join([split_file.report(split), *(f"note: {note}" for note in notes)]))
+        print("\n".join([split_file.report(split), *describe_test(split),
+                         *(f"note: {note}" for note in notes)]))
     runs = {}
     for name in dict.fromkeys([method, *CONTROLS]):
         config = configure(name, split["shots"], seed, store_path, split_path, overrides)

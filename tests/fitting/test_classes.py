@@ -33,9 +33,47 @@ def test_the_rarest_class_decides_the_shots(fewest, shots, untested):
     """A clip of it is left to be tested on, where it has two."""
     chosen = choose(clips(**PLENTY, other=8, rare=fewest))
     assert chosen.shots == shots and chosen.untested == ["rare"] * untested
-    begin = f"{shots} shot{'s' * (shots > 1)}, because 'rare' has"
+    begin = f"ONLY {shots} SHOT{'S' * (shots > 1)}, because 'rare' has"
     told = [note for note in chosen.notes if note.startswith(begin)]
     assert bool(told) == (shots < 5)
+
+
+@pytest.mark.parametrize("rare, told", [
+    ({"rain": 1}, "ONLY 1 SHOT, because 'rain' has 1 clip: no novel class (2 in all) is learnt "
+     "from more, where without that class there would be 5. Leave that class out of the clips, "
+     "or give it more clips."),
+    ({"rain": 1, "wind": 2}, "ONLY 1 SHOT, because 'rain' has 1 clip, 'wind' has 2 clips: no "
+     "novel class (3 in all) is learnt from more, where without those classes there would be 5. "
+     "Leave those classes out of the clips, or give them more clips."),
+    ({"wind": 3}, "ONLY 2 SHOTS, because 'wind' has 3 clips: no novel class (2 in all) is learnt "
+     "from more, where without that class there would be 5. Leave that class out of the clips, "
+     "or give it more clips, or ask for --shots 3, which leaves no clip of wind for the test."),
+])
+def test_what_a_rare_class_costs_the_others(rare, told):
+    chosen = choose(clips(**PLENTY, other=8, **rare))
+    assert chosen.notes == (told,)
+    if "--shots 3" in told:
+        assert choose(clips(**PLENTY, other=8, **rare), 3).untested == ["wind"]
+
+
+def test_where_every_novel_class_is_rare():
+    told = choose(clips(**PLENTY, a1=2, a2=2, a3=2, a4=1)).notes[0]
+    assert told.startswith("ONLY 1 SHOT, because 'a1' has 2 clips, 'a2' has 2 clips, 'a3' has 2 cl")
+    assert "clips, and 1 more have as few: no novel class (4 in all) is learnt from " in told
+    assert "--shots" not in told  # one of them has a single clip
+
+
+def test_base_classes_may_decide_the_shots():
+    """Settings are tried on one, which keeps a clip for that choice and one for the test."""
+    supply = clips(**dict.fromkeys("abcdefgh", 6))
+    chosen = choose(supply)
+    assert chosen.shots == 4 and chosen.notes[1] == (
+        f"4 shots, because settings are tried on base classes, which keep a clip for that choice "
+        f"and one for the test beside their shots, and no base class has more for it than "
+        f"{min(chosen.base1 + chosen.novel1)!r} with 6 clips.")
+    with pytest.raises(UserError, match="to try 5 shots on before the test: ask for at most 4, or"):
+        choose(supply, 5)
+    assert choose(supply, 4).shots == 4
 
 
 def test_where_no_class_is_rare_some_are_drawn():
@@ -84,8 +122,11 @@ def test_no_class_is_left_out():
     (clips(a=20, b=20), {}, "2 classes to be base ones and 0 to be novel"),
     (clips(**PLENTY, rare=4), {"shots": 5}, "shots is 5 but class 'rare' has 4 clips: ask for at "),
     (clips(**PLENTY, rare=4), {"shots": 0}, "shots is 0 but"),
-    (clips(**PLENTY), {"novel": ["a"], "shots": 20}, r"no clip of a novel class \(a\) is left"),
-    (clips(**PLENTY, x=90), {"novel": ["x"], "shots": 19}, "no base class .* to try 19 shots on"),
+    (clips(**PLENTY), {"novel": ["a"], "shots": 20},
+     r"no clip of a novel class \(a\) is left to be tested on: ask for at most 15, or add a clip"),
+    (clips(a=9, b=9, x=1), {}, r"with 1 shot no clip .*\(x\) is left to be tested on: add a clip"),
+    (clips(**PLENTY, x=90), {"novel": ["x"], "shots": 19},
+     "no base class .* to try 19 shots on before the test: ask for at most 15, or add clips"),
     (clips(**PLENTY), {"novel": ["z", "aa"]}, r"named 'z', 'aa'.*\(2 of the 2 novel classes asked"),
     (clips(**PLENTY), {"base": ["zz"]}, "no clip has a class named 'zz'"),
     (clips(**PLENTY, rare=2), {"base": ["a", "rare"]}, "'rare' cannot be base with 2 clips"),

@@ -90,7 +90,7 @@ def test_what_it_says(made):
     assert "5 clips of 1 novel class; one clip weighs up to 12.5 of B and 20.0 of N." in joined
     assert "Chance of FSL: 50.0." in joined
     assert "Not measured, for all clips were needed for training: fox." in text
-    assert "1 shot, because 'fox' has 1 clip." in text
+    assert "ONLY 1 SHOT, because 'fox' has 1 clip: no novel class (2 in all) is" in joined
     assert re.search(r"On your clips (ncm|linear) (is ahead of|and) (ncm|linear)", text)
     assert f"Classify other clips, with {made.comparison.best.config['method']}:" in text
     assert "the mean of the draws' own HM is" in joined
@@ -137,7 +137,7 @@ def test_another_configuration_is_refused(made):
 
 
 @pytest.mark.usefixtures("small_programs")
-def test_what_was_refused_binds_nobody(tmp_path):
+def test_what_was_refused_binds_nobody(tmp_path, capsys):
     with pytest.raises(UserError, match="give those of audio"):
         run_fit(tmp_path / "x", audio_seconds=None)
     with pytest.raises(UserError, match="shots is 9 but class 'fox' has 1 clip"):
@@ -148,6 +148,8 @@ def test_what_was_refused_binds_nobody(tmp_path):
         fitting.fit(clips[1:], classes[1:], out=tmp_path / "x", audio_seconds=1.0,
                     video_seconds=1.0)
     assert run_fit(tmp_path / "x", shots=1).split["shots"] == 1
+    said = capsys.readouterr().out  # what the test rests on is said before anything is trained
+    assert 0 < said.index("5 clips of 1 novel class; one clip weighs") < said.index("\nncm: ")
     assert (tmp_path / "x" / "arrays.h5").stat().st_mtime_ns == store.st_mtime_ns
 
 
