@@ -1,11 +1,11 @@
 """Which classes are base and which novel, and how many shots: by the clips that each class has."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from avdiff_jax.data.class_text import NameMatcher, list_names, near
-from avdiff_jax.data.splits.from_store import clips_by_class, make_split
+from avdiff_jax.data.splits.from_store import make_split
 from avdiff_jax.data.splits.sampling import check_request, rng
 from avdiff_jax.data.splits.sets import examples, tell_count
 from avdiff_jax.data.splits.split_file import Split
@@ -94,15 +94,35 @@ def choose_split(
 
 def measure_supply(store: Store, by: str) -> dict[str, Supply]:
     """What each class with clips has."""
-    groups = {}
-    if by == "group" and store.groups is not None:
-        pairs = zip(store.clip_ids, store.groups, strict=True)
-        groups = {str(clip): str(group) for clip, group in pairs if group}
-    supply = {}
-    for name, ids in clips_by_class(store).items():
-        sizes = Counter(("group", groups[c]) if c in groups else ("clip", c) for c in ids)
-        supply[name] = Supply(tuple(sorted(sizes.values())))
-    return dict(sorted(supply.items()))
+    groups = [None] * len(store.clip_ids) if store.groups is None else store.groups
+    names = (str(store.class_names[int(label)]) for label in store.labels)
+    return count_supply(zip(names, groups, strict=True), by)
+
+
+def count_supply(labels: Iterable[tuple[str, str | None]], by: str) -> dict[str, Supply]:
+    """What each class has of clips that are given as their class and group."""
+    units: dict[str, Counter] = {}
+    for i, (name, group) in enumerate(labels):
+        unit = ("group", str(group)) if by == "group" and group else ("clip", str(i))
+        units.setdefault(name, Counter())[unit] += 1
+    return {name: Supply(tuple(sorted(units[name].values()))) for name in sorted(units)}
+
+
+def check_wishes(
+    labels: Sequence[tuple[str, str | None]], *, shots: int | None, novel: Sequence[str] | None,
+    base: Sequence[str] | None, by: str | None, seed: int,
+) -> None:
+    """Refuses what cannot be even if every clip gives features; other arguments as of
+    `choose_split`.
+
+    Args:
+      labels: class and group of each clip.
+
+    Raises:
+      UserError: as `choose_split`.
+    """
+    by = by or ("group" if any(group for _, group in labels) else "clip")
+    choose_classes(count_supply(labels, by), shots, novel, base, seed)
 
 
 def choose_classes(

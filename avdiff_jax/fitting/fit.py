@@ -17,7 +17,7 @@ from avdiff_jax.data.splits.sets import Clips, count, tell_count
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.store import open_store
 from avdiff_jax.errors import UserError
-from avdiff_jax.fitting.classes import choose_split, spell
+from avdiff_jax.fitting.classes import check_wishes, choose_split
 from avdiff_jax.fitting.controls import CONTROLS, finish_run
 from avdiff_jax.fitting.sources import Settings, find_source
 from avdiff_jax.inference.model import Trained, load
@@ -118,9 +118,8 @@ def fit(
     begun = read_request(folder, request)
     store_path, split_path = folder / f"{source.name}.h5", folder / "split.json"
     if "clips" not in begun:
-        if known := source.class_names():  # said before what takes long
-            spell(novel or [], known, "novel")
-            spell(base or [], known, "base")
+        if labels := source.labels():  # said before what takes long
+            check_wishes(labels, **wishes, seed=seed)
         print(f"features of {source.name}")
         print(source.write(store_path, given))
         write_request(folder, request, "clips", "settings")

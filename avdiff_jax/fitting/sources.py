@@ -49,8 +49,8 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...
 
-    def class_names(self) -> Sequence[str]:
-        """The classes that clips have, as far as that is known before the store is made."""
+    def labels(self) -> Sequence[tuple[str, str | None]]:
+        """Class and group of each clip, where they are known before the store is made."""
         ...
 
     def fingerprint(self) -> str: ...
@@ -103,9 +103,9 @@ class VideoFiles:
         """That of the folder or list."""
         return self.collection.name
 
-    def class_names(self) -> Sequence[str]:
+    def labels(self) -> Sequence[tuple[str, str | None]]:
         """Those of the folder or list."""
-        return self.collection.class_names
+        return [(clip.class_name, clip.group) for clip in self.collection.clips]
 
     def fingerprint(self) -> str:
         """By size and time of change of the files."""
@@ -133,7 +133,7 @@ class FeatureFiles:
         """That of the folder or manifest."""
         return self.path.resolve().stem
 
-    def class_names(self) -> Sequence[str]:
+    def labels(self) -> Sequence[tuple[str, str | None]]:
         """Not known yet."""
         return ()
 
@@ -171,9 +171,11 @@ class Arrays:
     groups: Sequence[str] | None
     name: str = "arrays"
 
-    def class_names(self) -> Sequence[str]:
+    def labels(self) -> Sequence[tuple[str, str | None]]:
         """Those that were given."""
-        return sorted({*map(str, self.classes)})
+        if self.groups is None:
+            return [(str(name), None) for name in self.classes]
+        return list(zip(map(str, self.classes), map(str, self.groups), strict=True))
 
     def fingerprint(self) -> str:
         """By their values."""
@@ -184,7 +186,7 @@ class Arrays:
 
     def write(self, path: Path, settings: Settings) -> str:
         """Stores them. Raises UserError where nobody says how long a token lasts."""
-        class_names = self.class_names()
+        class_names = sorted({*map(str, self.classes)})
         text, (audio, video) = class_text(class_names, settings.text), _rates(settings)
         digits = len(str(len(self.clips)))
 

@@ -46,7 +46,7 @@ def test_a_folder_of_features(features, tmp_path):
     assert "classes    2, with 2 clips each and no text" in source.write(tmp_path / "x.h5", RATES)
     store = open_store(tmp_path / "x.h5")
     assert store.clip_ids.tolist() == ["cat/a", "cat/b", "dog/a", "dog/c"]
-    assert (store.audio.seconds, store.video.seconds) == (0.5, 0.25)
+    assert (store.audio.seconds, store.video.seconds) == (0.5, 0.25) and not source.labels()
     assert store.audio.lengths.tolist() == [2, 2, 2, 0] and store.may_lack_modality
     assert (values(store, "video", 2) == 2).all()
 
@@ -66,6 +66,7 @@ def test_arrays(tmp_path):
     clips = [(np.ones((2, 5)), np.zeros((3, 4))), (None, np.ones(4)), (np.ones(5), None)]
     source = find_source(clips, ["cat", "dog", "cat"], ["g", "g", "h"])
     assert isinstance(source, Arrays)
+    assert source.labels() == [("cat", "g"), ("dog", "g"), ("cat", "h")]
     source.write(tmp_path / "x.h5", RATES)
     store = open_store(tmp_path / "x.h5")
     assert store.class_names == ("cat", "dog") and store.labels.tolist() == [0, 1, 0]
@@ -84,6 +85,7 @@ def test_video_files(tmp_path, monkeypatch):
         find_source([tmp_path / "v/high/a.avi", str(tmp_path / "v/low/b.avi")], ["x", "y"], None),
     ):
         assert isinstance(source, VideoFiles) and source.name == "v"
+        assert source.labels() == [(name, None) for name in source.collection.class_names]
         out = tmp_path / f"{source.collection.class_names[0]}.h5"
         said = source.write(out, Settings())
         assert "extracted  2 ok" in said and f"report     {out.with_suffix('.report.csv')}" in said
