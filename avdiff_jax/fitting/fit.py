@@ -104,7 +104,8 @@ def fit(
       method: to be compared with the controls; it, too, may be changed when the fit goes on.
       seed: of all that is drawn.
       overrides: `--config.field=value` of the configuration.
-      settings: the fields of `Settings`.
+      settings: the fields of `Settings`; of features, which do not say how many seconds a token
+        lasts, `audio_seconds` and `video_seconds` are needed.
 
     Raises:
       UserError: anything that a user can put right.

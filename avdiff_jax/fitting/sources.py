@@ -209,10 +209,11 @@ def _rates(settings: Settings) -> tuple[float, float]:
     """Seconds of a token of audio and of video. Raises UserError where they are not known."""
     audio, video = settings.audio_seconds, settings.video_seconds
     if audio is None or video is None:
-        lacking = [name for name, seconds in (("audio", audio), ("video", video))
+        lacking = [f"{name}_seconds" for name, seconds in (("audio", audio), ("video", video))
                    if seconds is None]
-        raise UserError(f"features do not say how many seconds a token lasts: give those of "
-                        f"{' and '.join(lacking)}")
+        flags = " and ".join(f"--{name.replace('_', '-')} S" for name in lacking)
+        raise UserError(f"features do not say how many seconds a token lasts: add {flags}, in "
+                        f"Python avdiff_jax.fit(..., {', '.join(f'{n}=S' for n in lacking)})")
     return audio, video
 
 

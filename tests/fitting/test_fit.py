@@ -138,7 +138,7 @@ def test_another_configuration_is_refused(made):
 
 @pytest.mark.usefixtures("small_programs")
 def test_what_was_refused_binds_nobody(tmp_path, capsys, monkeypatch):
-    with pytest.raises(UserError, match="give those of audio"):
+    with pytest.raises(UserError, match="token lasts: add --audio-seconds S, in Python"):
         run_fit(tmp_path / "x", audio_seconds=None)
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "check_wishes", lambda *_, **__: None)  # as of clips that are broken

@@ -121,7 +121,9 @@ def test_lists_that_do_not_fit(clips, classes, groups, complaint):
 def test_what_is_wrong_with_files(features, tmp_path):
     with pytest.raises(UserError, match=r"classes and groups come from .*pets: leave them out"):
         find_source(features, ["a"], None)
-    with pytest.raises(UserError, match="seconds a token lasts: give those of audio and video"):
+    with pytest.raises(UserError, match=(
+            r"seconds a token lasts: add --audio-seconds S and --video-seconds S, in Python "
+            r"avdiff_jax\.fit\(\.\.\., audio_seconds=S, video_seconds=S\)$")):
         find_source(features, None, None).write(tmp_path / "x.h5", Settings())
     os.rename(features / "cat" / "a.video.npy", features / "cat" / "a.npy")
     with pytest.raises(UserError, match=r"a.npy does not say whether it is audio or video: name"):
