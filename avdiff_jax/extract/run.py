@@ -2,14 +2,14 @@
 
 import collections
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from avdiff_jax.data.class_text import ClassText
 from avdiff_jax.data.store_report import Report, size_text
 from avdiff_jax.data.store_writer import Clip, write_store
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import UserError, escape
 from avdiff_jax.extract.collection import ClipFile, Collection
 from avdiff_jax.extract.decoding import NotDecodable, state_seconds
 from avdiff_jax.extract.parts import Outcome, Part, Parts
@@ -17,6 +17,7 @@ from avdiff_jax.extract.pipeline import MISSING, Encoders, Meter, encode_clips
 from avdiff_jax.io.files import FilePath, write_csv
 from avdiff_jax.runtime.progress import Progress
 
+MOST_TROUBLES = 5  # clips that are named on the screen
 ON_ERROR = ("skip", "stop")
 COLUMNS = ("path", "class", "clip_id", *Outcome._fields)
 
@@ -51,7 +52,18 @@ class Extraction(NamedTuple):
         said = ", ".join(f"{counts[status]} {status}" for status in
                          ("ok", "incomplete", "skipped", "failed") if counts[status])
         earlier = f" ({self.resumed} of them in an earlier run)" if self.resumed else ""
-        return f"{self.store}\nextracted  {said}{earlier}; {self.meter}"
+        lines = [str(self.store), f"extracted  {said}{earlier}; {self.meter}"]
+        return "\n".join([*lines, *list_troubles(self.outcomes)])
+
+
+def list_troubles(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """Lines that name clips of which not all is in the store, the worst first, and say why."""
+    troubled = [(clip, outcome) for status in ("failed", "skipped", "incomplete")
+                for clip, outcome in outcomes.items() if outcome.status == status]
+    lines = [f"{outcome.status:10} {escape(clip)}: {escape(outcome.reason)}"
+             for clip, outcome in troubled[:MOST_TROUBLES]]
+    left = len(troubled) - len(lines)
+    return [*lines, *([f"           and {left} more, which the report lists"] if left else [])]
 
 
 def report_path(out: FilePath) -> Path:

@@ -15,9 +15,9 @@ from avdiff_jax.errors import UserError
 from avdiff_jax.extract import pipeline, shards
 from avdiff_jax.extract.collection import open_collection
 from avdiff_jax.extract.encoders import Encoder
-from avdiff_jax.extract.parts import Parts
+from avdiff_jax.extract.parts import Outcome, Parts
 from avdiff_jax.extract.pipeline import Encoders, encode_clips
-from avdiff_jax.extract.run import extract, report_path, survey
+from avdiff_jax.extract.run import extract, list_troubles, report_path, survey
 from avdiff_jax.extract.tokens import FramePlan, WavePlan, count_whole, spread
 from tests.extract.clips import RATE, number_of, write_clip
 
@@ -96,6 +96,24 @@ def test_the_report(folder, tmp_path):
     assert "too short for a token of audio (0.3" in rows["low/brief"]["reason"]
     assert rows["low/text"]["status"] == rows["low/broken"]["status"] == "failed"
     assert "no video or sound" in rows["low/text"]["reason"]
+
+
+def test_clips_in_trouble_are_named(folder, tmp_path):
+    lines = str(make(folder, tmp_path / "x.h5")).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("extracted  4 ok, 2 incom"))
+    assert lines[start + 1].startswith("failed     low/broken: it is no ")
+    assert lines[start + 2].startswith("failed     low/text: ")
+    assert lines[start + 3].startswith("incomplete high/brief: it is too short for a")
+    assert lines[start + 4].startswith("incomplete low/brief: ") and len(lines) == start + 5
+
+
+def test_at_most_five_clips_in_trouble_are_named():
+    outcomes = {"fine": Outcome("ok"), "short": Outcome("incomplete", "it ends early"),
+                **{f"bad\n{i}": Outcome("failed", "it is empty") for i in range(6)}}
+    assert list_troubles(outcomes) == [
+        *(rf"failed     bad\n{i}: it is empty" for i in range(5)),
+        "           and 2 more, which the report lists"]
+    assert list_troubles({"fine": Outcome("ok")}) == []
 
 
 def test_features_do_not_depend_on_threads_or_batches(folder, tmp_path):
