@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from avdiff_jax.data.splits.sets import tell_count
 from avdiff_jax.data.splits.stages import Members
 from avdiff_jax.methods.method import Info, Vars, scaling_buffers
 from avdiff_jax.runtime.progress import announce
@@ -21,13 +22,14 @@ def announce_substage(
       chosen: what stage 1 has chosen, which stage 2 follows at the same speed.
     """
     train, clips = context.info.config.train, _describe_clips(context, phase)
+    steps = f"of {tell_count(train.batches, 'step')} on {clips}"
     trains = bool(context.method.players(context.info, phase.substage))
     if not trains:
         said = f"fits {context.info.config.method} to {clips}; no steps"
     elif chosen:
-        said = f"{epochs} epochs of {train.batches} steps on {clips}, as Val of stage 1 chose"
+        said = f"{tell_count(epochs, 'epoch')} {steps}, as Val of stage 1 chose"
     else:
-        said = f"up to {epochs} epochs of {train.batches} steps on {clips}; Val chooses how many"
+        said = f"up to {tell_count(epochs, 'epoch')} {steps}; Val chooses how many"
     if chosen:
         of_stage1 = train.epochs1 if phase.substage == 1 else train.epochs2
         draws = len(context.stage.novel) if phase.draw is None else 1
@@ -41,7 +43,8 @@ def announce_test(context: StageContext) -> None:
     stage = context.stage
     base, novel = len(stage.eval_base.labels), len(stage.eval_novel[0].labels)
     announce(
-        f"test: {len(stage.novel)} draws on {base} clips of base and {novel} of novel classes; "
+        f"test: {tell_count(len(stage.novel), 'draw')} on {tell_count(base, 'clip')} of base and "
+        f"{novel} of novel classes; "
         "then models, tables and pictures"
     )
 
@@ -55,15 +58,17 @@ def _name(phase: Phase) -> str:
 
 
 def _describe_clips(context: StageContext, phase: Phase) -> str:
-    stage, info = context.stage, context.info
-    said = f"{_count(stage.base, info)} base classes"
+    stage = context.stage
+    said = _count(stage.base, "base class")
     if phase.substage == 2:
-        said += f" and {_count(stage.novel[phase.draw or 0], info)} novel ones"
+        said += f" and {_count(stage.novel[phase.draw or 0], 'novel class')}"
     return said
 
 
-def _count(members: Members, info: Info) -> str:
-    return f"{len(members.labels)} clips of {len(np.unique(members.labels))}"
+def _count(members: Members, kind: str) -> str:
+    """"10 clips of 2 novel classes"."""
+    return (f"{tell_count(len(members.labels), 'clip')} of "
+            f"{tell_count(len(np.unique(members.labels)), kind)}")
 
 
 def describe_parameters(info: Info, variables: Vars) -> str:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from avdiff_jax.data.feed import prefetch
+from avdiff_jax.data.splits.sets import tell_count
 from avdiff_jax.errors import UserError
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.results.metrics_log import Writer
@@ -148,7 +149,8 @@ class SubstageRun:
             announce(f"{self.setting.phase.name} was finished before")
             return
         if record.epoch or record.step:
-            announce(f"{self.setting.phase.name} goes on after {record.epoch} epochs")
+            announce(f"{self.setting.phase.name} goes on after "
+                     f"{tell_count(record.epoch, 'epoch')}")
         left = (self.schedule.epochs - record.epoch) * batches - record.step
         with Progress(max(left, 1) if self.setting.trains else 1, self.setting.phase.name) as bar:
             self.progress = bar

@@ -25,13 +25,15 @@ def test_stage_1_says_how_long_it_may_take(capsys):
     assert line.startswith("stage 1, substage 1: up to 8 epochs of 4 steps on ")
     assert line.endswith(" clips of 6 base classes; Val chooses how many\n")
     line = said(capsys, "", Phase(1, 2, trial=2), 4)
-    assert line.startswith("stage 1, substage 2, trial 2: ") and "6 clips of 3 novel ones" in line
+    assert line.startswith("stage 1, substage 2, trial 2: ")
+    assert "base classes and 6 clips of 3 novel classes; " in line
 
 
 @pytest.mark.parametrize(
     "phase, epochs, told",
     [
         (Phase(2, 1), 6, "stage 2, substage 1: 6 epochs of 4 steps on .* about 00:30"),
+        (Phase(2, 1), 1, "stage 2, substage 1: 1 epoch of 4 steps on .* about 00:05"),
         (Phase(2, 2, 1), 2, "stage 2, substage 2, draw 1: 2 epochs .* about 00:20"),
         (Phase(2, 2, None), 2, "all draws side by side: .* about 01:00"),
     ],
