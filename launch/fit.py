@@ -71,7 +71,8 @@ def main(argv=None):
             print(f"stopped by {stopped}: the same command goes on", file=sys.stderr)
             raise SystemExit(stopped.exit_code) from None
         took = ", ".join(f"{part} {minutes:.1f}" for part, minutes in made.minutes.items())
-        print(f"\n{made}\n\nminutes: {took}; written to {args.out}")
+        took = f"minutes: {took}" if took else "all of it was done before"
+        print(f"\n{made}\n\n{took}; written to {args.out}")
 
 
 if __name__ == "__main__":

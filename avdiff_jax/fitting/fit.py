@@ -54,7 +54,7 @@ class Fit:
     comparison: their table, and which is ahead.
     split: classes, and which clips are for what.
     notes: remarks on how classes and shots were chosen.
-    minutes: that each part took, this time.
+    minutes: that each part took which was done this time, not in an earlier call.
     """
 
     folder: Path
@@ -124,7 +124,7 @@ def fit(
         print(f"features of {source.name}")
         print(source.write(store_path, given))
         write_request(folder, request, "clips", "settings")
-    minutes.note("features")
+        minutes.note("features")
     split, notes = choose_split(open_store(store_path), **wishes, seed=seed)
     if "classes" not in begun:
         split_file.write(split, split_path)
@@ -135,8 +135,10 @@ def fit(
     for name in dict.fromkeys([method, *CONTROLS]):
         config = configure(name, split["shots"], seed, store_path, split_path, overrides)
         print(f"\n{name}: {folder / name}")
+        was_finished = (folder / name / "results.json").exists()
         runs[name] = finish_run(config, folder / name)
-        minutes.note(name)
+        if not was_finished:
+            minutes.note(name)
     comparison = compare(
         [*runs.values()], weigh_clip(split), [*describe_test(split), *notes])
     write_text(folder / "results.md", comparison.markdown())

@@ -1,5 +1,7 @@
 """From clips to a table: whole fits of made-up features, killed ones and other ones."""
 
+import dataclasses
+import importlib.util
 import os
 import re
 import signal
@@ -107,8 +109,20 @@ def test_the_same_fit_again_reads_what_is_there(made, monkeypatch, capsys):
 
     monkeypatch.setattr("avdiff_jax.train.protocol.run", fail)
     again = run_fit(made.folder)
-    assert again.comparison.sentence == made.comparison.sentence
+    assert again.comparison.sentence == made.comparison.sentence and not again.minutes
     assert "classes    6" not in capsys.readouterr().out
+
+
+def test_the_command_tells_the_minutes_of_what_was_done(made, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("launch_fit", ROOT / "launch" / "fit.py")
+    launch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launch)
+    monkeypatch.setattr(launch.devices, "configure", lambda: None)
+    for minutes, told in (({"ncm": 0.2}, "minutes: ncm 0.2"), ({}, "all of it was done before")):
+        done = dataclasses.replace(made, minutes=minutes)
+        monkeypatch.setattr(launch, "fit", lambda *_, done=done, **__: done)
+        launch.main(["--clips=x", "--out=y"])
+        assert capsys.readouterr().out.splitlines()[-1] == f"{told}; written to y"
 
 
 @pytest.mark.parametrize("change, complaint", [
