@@ -103,7 +103,7 @@ def find_level(ahead: Finished, behind: Finished, weight: ClipWeight) -> str:
     if gap < LEVEL:
         return f"nearer than {LEVEL}"
     if gap <= moved + ROUNDING:
-        return f"no farther apart than one test clip a draw moves it ({moved:.1f})"
+        return f"no farther apart than one test clip a draw may move it ({moved:.1f})"
     times = count_ahead(ahead, behind)
     if 2 * times <= len(ahead.draws):
         return f"{label(ahead)} ahead in {times} of {len(ahead.draws)} draws"
