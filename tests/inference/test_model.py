@@ -143,7 +143,7 @@ def test_damaged_files(change, complaint, finished, tmp_path):
 
 
 def test_no_such_model(finished, tmp_path):
-    with pytest.raises(UserError, match=r"--draw=7: .* has the models of 3 draws; name one of 0 to 2"):
+    with pytest.raises(UserError, match=r"--draw=7: .* has the models of 3 draws; name one"):
         models.load(finished[0], draw=7)
     with pytest.raises(UserError, match=r"none.npz does not exist: name the workdir"):
         models.load(tmp_path / "none.npz")
