@@ -6,7 +6,7 @@ Arrays in, numbers out, in NumPy float64.
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from avdiff_jax.metrics import Number, blocks, calibrated, check_scores
@@ -31,35 +31,48 @@ def compute_probabilities(
     return rest / rest.sum(1, keepdims=True)
 
 
+LOWEST, HIGHEST = 1e-3, 1e3  # temperatures
+
+
 def fit_temperature(
     scores: np.ndarray, labels: np.ndarray, is_base: np.ndarray, gamma: Number
 ) -> float:
     """The temperature of `compute_probabilities` under which the labels are the likeliest, a class
     counting the same however many clips it has. For use on validation clips only.
 
-    Of n clips each counts as 1 / (n + 2) of one whose class nobody knows (Platt, Probabilistic
-    outputs for support vector machines, 1999): scores that do not err on ten clips may still err on
-    the next. The temperature lies in 1e-3..1e3.
+    But of n clips, of which the share a is right, the best class has a probability of
+    (n a + 1) / (n + 2) at most, on average (Laplace's rule of succession): scores that do not err
+    on ten clips may still err on the next.
 
     Args and raises: as `metrics.evaluate`.
     """
     scores, labels, is_base = check_scores(scores, labels, is_base)
     weight = 1 / np.bincount(labels, minlength=is_base.size)[labels]
-    doubt = 1 / (len(labels) + 2)
+    weight /= weight.sum()
+    count, bounds = len(labels), np.log([LOWEST, HIGHEST])
 
-    def loss(log_temperature):
-        total, first = 0.0, 0
+    def judge(log_temperature: float) -> tuple[float, float]:
+        """Minus the mean log-likelihood, and how much more probable the best class is than it may
+        be, in the mean over classes."""
+        loss = right = claimed = 0.0
+        first = 0
         for part in blocks(scores):
             rows = slice(first, first + len(part))
             shifted = calibrated(part, is_base, gamma) / np.exp(log_temperature)
             log_p = log_softmax(shifted, axis=1)
-            right = log_p[np.arange(len(part)), labels[rows]]
-            total -= weight[rows] @ ((1 - doubt) * right + doubt * log_p.mean(1))
+            loss -= weight[rows] @ log_p[np.arange(len(part)), labels[rows]]
+            right += weight[rows] @ (log_p.argmax(1) == labels[rows])
+            claimed += weight[rows] @ np.exp(log_p.max(1))
             first = rows.stop
-        return total
+        return float(loss), float(claimed - (count * right + 1) / (count + 2))
 
-    best: Any = minimize_scalar(loss, bounds=np.log([1e-3, 1e3]), method="bounded")
-    return float(np.exp(best.x))
+    likeliest: Any = minimize_scalar(lambda t: judge(t)[0], bounds=bounds, method="bounded")
+    if judge(likeliest.x)[1] <= 0:
+        return float(np.exp(likeliest.x))
+    if judge(bounds[1])[1] >= 0:
+        return HIGHEST
+    root: Any = brentq(lambda t: judge(t)[1], likeliest.x, bounds[1])
+    return float(np.exp(root))
 
 
 class Reliability(NamedTuple):

@@ -62,7 +62,7 @@ PROBABILITIES = of(
      "test_the_temperature_that_labels_were_drawn_with_is_found"),
     ("1 / np.bincount(labels, minlength=is_base.size)[labels]", "np.ones(labels.size)",
      "test_a_class_counts_the_same_for_the_temperature_however_many_clips_it_has"),
-    ("doubt = 1 / (len(labels) + 2)", "doubt = 0.0",
+    ("claimed - (count * right + 1) / (count + 2))", "claimed - right)",
      "test_scores_that_never_err_may_err_on_the_next_clip"),
     ("(10 * best).astype(int), 9)", "(10 * best).astype(int), 8)", "test_reliability_by_hand"),
     ("clips[used] @ np.abs(accuracy - probability)", "clips[used] @ (accuracy - probability)",
