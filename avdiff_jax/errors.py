@@ -46,6 +46,17 @@ EXHAUSTED = re.compile(r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|[Oo]ut of
 SIZE = re.compile(r"(\d+) bytes|([\d.]+ ?[KMGTPE]i?B)")
 
 
+def tell_count(number: int, noun: str) -> str:
+    """"1 class", "2 classes", for messages."""
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{plural}"
+
+
+def tell_clips(clips: int, classes: int, kind: str) -> str:
+    """"5 clips of 1 novel class", for messages."""
+    return f"{tell_count(clips, 'clip')} of {tell_count(classes, f'{kind} class')}"
+
+
 def describe_exhaustion(error: BaseException) -> str | None:
     """Says in a sentence that the memory is full, where that is what an error of NumPy, jaxlib or
     the system means; None for any other."""

@@ -11,6 +11,8 @@ from scipy.special import log_softmax, softmax
 
 from avdiff_jax.metrics import Number, blocks, calibrated, check_scores
 
+LOWEST, HIGHEST = 1e-3, 1e3  # temperatures
+
 
 def compute_probabilities(
     scores: np.ndarray, is_base: np.ndarray, gamma: Number, temperature: Number | None
@@ -29,9 +31,6 @@ def compute_probabilities(
         return softmax(shifted / temperature, axis=1)
     rest = np.maximum(shifted, np.finfo(np.float32).tiny)
     return rest / rest.sum(1, keepdims=True)
-
-
-LOWEST, HIGHEST = 1e-3, 1e3  # temperatures
 
 
 def fit_temperature(

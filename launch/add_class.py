@@ -6,9 +6,9 @@
 
 The classes of the store that the model does not know are added. Their text vectors come from the
 store, or from their names where the model's were made so; with --no-text, prototypes of the clips
-take their place. With --shots so many clips of each
-are learnt from and the rest is held out; with --split, shots and held-out clips are those of the
-split's novel classes in the draw --draw. Held-out clips give the accuracies before and after.
+take their place. With --shots so many clips of each are learnt from and the rest is held out; with
+--split, shots and held-out clips are those of the split's novel classes in the draw --draw.
+Held-out clips give the accuracies before and after.
 """
 
 import pathlib

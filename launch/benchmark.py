@@ -151,16 +151,21 @@ def from_file(name: str, shots: int) -> dict:
 
 def compare(args, _) -> int:
     """Paired differences of two rows, workdirs or folders of workdirs."""
-    a, b = (paired.named(name, args.root, from_file) for name in (args.a, args.b))
-    if args.dataset:
-        a, b = (paired.of_dataset(runs_of_side, args.dataset) for runs_of_side in (a, b))
-    names = [args.a, args.b]
-    if args.average in ("A", "both"):
-        a, names[0] = average_seeds(a), f"{args.a}, seeds averaged"
-    if args.average in ("B", "both"):
-        b, names[1] = average_seeds(b), f"{args.b}, seeds averaged"
-    print(paired.report(a, b, (names[0], names[1])), end="")
+    (a, name_a), (b, name_b) = (
+        choose_side(args, name, side) for side, name in (("A", args.a), ("B", args.b))
+    )
+    print(paired.report(a, b, (name_a, name_b)), end="")
     return 0
+
+
+def choose_side(args, name: str, side: str) -> tuple[list[runs.Finished], str]:
+    """The runs of one side of a comparison, and what it is called."""
+    here = paired.named(name, args.root, from_file)
+    if args.dataset:
+        here = paired.of_dataset(here, args.dataset)
+    if args.average in (side, "both"):
+        return average_seeds(here), f"{name}, seeds averaged"
+    return here, name
 
 
 def main(argv=None):

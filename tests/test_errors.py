@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avdiff_jax.errors import UserError, one_sentence
+from avdiff_jax.errors import UserError, one_sentence, tell_clips, tell_count
 from avdiff_jax.runtime.compiling import compile_function
 from tests import ROOT
 
@@ -77,3 +77,10 @@ def test_a_terminal_of_ascii():
 
 def test_a_user_error_is_printable():
     assert str(UserError("a\nb")) == "a\\nb"
+
+
+def test_counts_are_told_in_words():
+    told = [tell_count(1, "clip"), tell_count(2, "clip"), tell_count(1, "base class"),
+            tell_count(2, "base class"), tell_count(0, "draw")]
+    assert told == ["1 clip", "2 clips", "1 base class", "2 base classes", "0 draws"]
+    assert tell_clips(5, 1, "novel") == "5 clips of 1 novel class"

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from avdiff_jax.data.class_text import NameMatcher, list_names, near
 from avdiff_jax.data.splits.from_store import make_split
 from avdiff_jax.data.splits.sampling import check_request, rng
-from avdiff_jax.data.splits.sets import examples, tell_count
+from avdiff_jax.data.splits.sets import examples
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.store import Store
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import UserError, tell_count
 
 LEAST_BASE = 10  # clips of a base class, where enough classes have them
 MOST_SHOTS = 5

@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 from avdiff_jax.cli import configuration
 from avdiff_jax.cli.home import command
 from avdiff_jax.data.splits import split_file
-from avdiff_jax.data.splits.sets import Clips, count, tell_count
+from avdiff_jax.data.splits.sets import count
 from avdiff_jax.data.splits.split_file import Split
 from avdiff_jax.data.store import open_store
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import UserError, tell_clips
 from avdiff_jax.fitting.classes import check_wishes, choose_split
 from avdiff_jax.fitting.controls import CONTROLS, finish_run
 from avdiff_jax.fitting.sources import Settings, find_source
@@ -207,7 +207,8 @@ def describe_test(split: Split) -> list[str]:
     classes, weight = split["classes"], weigh_clip(split)
     base, novel = split["sets"]["test_base"], split["sets"]["test_novel"][0]
     lines = [
-        f"The test: {count_clips(base, 'base')}, {count_clips(novel, 'novel')}; one clip weighs up "
+        f"The test: {tell_clips(count(base), len(base), 'base')}, "
+        f"{tell_clips(count(novel), len(novel), 'novel')}; one clip weighs up "
         f"to {weight.B:.1f} of B and {weight.N:.1f} of N. Chance of FSL: "
         f"{100 / len(classes['novel2']):.1f}."
     ]
@@ -215,12 +216,6 @@ def describe_test(split: Split) -> list[str]:
     if missing:
         lines.append(f"Not measured, for all clips were needed for training: {', '.join(missing)}.")
     return lines
-
-
-def count_clips(clips: Clips, kind: str) -> str:
-    """"5 clips of 1 novel class"."""
-    return (f"{tell_count(count(clips), 'clip')} of "
-            f"{tell_count(len(clips), f'{kind} class')}")
 
 
 def describe_use(made: Fit) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from avdiff_jax import metrics
 from avdiff_jax.cli.configuration import differences
+from avdiff_jax.cli.home import command
 from avdiff_jax.errors import UserError
 from avdiff_jax.results.paired import check_same_data
 from avdiff_jax.results.runs import Finished
@@ -54,7 +55,7 @@ def measure_average(members: Sequence[Finished], draw: int) -> dict[str, float]:
     for run in members:
         path = run.workdir / f"scores-draw{draw}.npz"
         if not path.is_file():
-            raise UserError(f"{path} is missing: write it by `launch/main.py --run=evaluate`")
+            raise UserError(f"{path} is missing: write it by `{command('main')} --run=evaluate`")
         with np.load(path, allow_pickle=False) as file:
             scores.append(file["scores"])
             labels, is_base = file["labels"], file["is_base"]

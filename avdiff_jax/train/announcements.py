@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from avdiff_jax.data.splits.sets import tell_count
 from avdiff_jax.data.splits.stages import Members
+from avdiff_jax.errors import tell_clips, tell_count
 from avdiff_jax.methods.method import Info, Vars, scaling_buffers
 from avdiff_jax.runtime.progress import announce
 from avdiff_jax.train.context import StageContext
@@ -59,16 +59,14 @@ def _name(phase: Phase) -> str:
 
 def _describe_clips(context: StageContext, phase: Phase) -> str:
     stage = context.stage
-    said = _count(stage.base, "base class")
+    said = _tell_members(stage.base, "base")
     if phase.substage == 2:
-        said += f" and {_count(stage.novel[phase.draw or 0], 'novel class')}"
+        said += f" and {_tell_members(stage.novel[phase.draw or 0], 'novel')}"
     return said
 
 
-def _count(members: Members, kind: str) -> str:
-    """"10 clips of 2 novel classes"."""
-    return (f"{tell_count(len(members.labels), 'clip')} of "
-            f"{tell_count(len(np.unique(members.labels)), kind)}")
+def _tell_members(members: Members, kind: str) -> str:
+    return tell_clips(len(members.labels), len(np.unique(members.labels)), kind)
 
 
 def describe_parameters(info: Info, variables: Vars) -> str:

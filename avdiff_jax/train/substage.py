@@ -10,8 +10,7 @@ import jax
 import numpy as np
 
 from avdiff_jax.data.feed import prefetch
-from avdiff_jax.data.splits.sets import tell_count
-from avdiff_jax.errors import UserError
+from avdiff_jax.errors import UserError, tell_count
 from avdiff_jax.methods.method import Vars
 from avdiff_jax.results.metrics_log import Writer
 from avdiff_jax.runtime.progress import Progress, announce

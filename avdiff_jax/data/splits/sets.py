@@ -85,9 +85,3 @@ def examples(items: Iterable[str]) -> str:
     """The first three of them, for messages."""
     items = sorted(items)
     return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
-
-
-def tell_count(number: int, noun: str) -> str:
-    """"1 class", "2 classes", for messages."""
-    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number} {noun}{plural}"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from avdiff_jax.data.splits import split_file
-from avdiff_jax.data.splits.sets import tell_count
 from avdiff_jax.errors import UserError
 from tests.data.samples import good_split
 
@@ -93,9 +92,3 @@ def test_files_that_are_no_json_are_refused(tmp_path):
         split_file.load(tmp_path / "nothing.json")
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
         split_file.load(tmp_path)
-
-
-def test_counts_are_told_in_words():
-    told = [tell_count(1, "clip"), tell_count(2, "clip"), tell_count(1, "base class"),
-            tell_count(2, "base class"), tell_count(0, "draw")]
-    assert told == ["1 clip", "2 clips", "1 base class", "2 base classes", "0 draws"]
